@@ -12,7 +12,17 @@ from lrscope._version import __version__
 from lrscope.errors import LrscopeError, LrscopeWarning
 
 if TYPE_CHECKING:
-    from lrscope import curvature, optimizers, planning, records, reports, schedules, stability, tasks, training
+    from lrscope import (
+        curvature,
+        optimizers,
+        planning,
+        records,
+        reports,
+        schedules,
+        stability,
+        tasks,
+        training,
+    )
     from lrscope.curvature import SharpnessTracker, sharpness
     from lrscope.objective import Objective
     from lrscope.optimizers import ScheduledLR
@@ -35,9 +45,43 @@ _HOME = {
     "sharpness": "lrscope.curvature",
     "train": "lrscope.training",
 }
-_ROOMS = {"curvature", "optimizers", "planning", "records", "reports", "schedules", "stability", "tasks", "training"}
+_ROOMS = {
+    "curvature",
+    "optimizers",
+    "planning",
+    "records",
+    "reports",
+    "schedules",
+    "stability",
+    "tasks",
+    "training",
+}
 
-__all__ = ["LrscopeError", "LrscopeWarning", "__version__", *sorted(_HOME), *sorted(_ROOMS)]  # pyright: ignore
+__all__ = [
+    "Horizon",
+    "LrscopeError",
+    "LrscopeWarning",
+    "Objective",
+    "ScheduledLR",
+    "SharpnessTracker",
+    "Task",
+    "Watch",
+    "__version__",
+    "critical_lr",
+    "curvature",
+    "optimizers",
+    "plan",
+    "planning",
+    "records",
+    "replicas",
+    "reports",
+    "schedules",
+    "sharpness",
+    "stability",
+    "tasks",
+    "train",
+    "training",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +89,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value
         return value
-    if name in _ROOMS:
+    if name in __all__:  # the rest of the public names are rooms
         return importlib.import_module(f"lrscope.{name}")
     raise AttributeError(f"module 'lrscope' has no attribute {name!r}")
 

@@ -1,0 +1,21 @@
+"""Plain data that every room writes and ``reports`` reads: no torch in here."""
+
+from lrscope.records.cost import Cost
+from lrscope.records.critical import CriticalLR
+from lrscope.records.environment import environment
+from lrscope.records.plan import Plan
+from lrscope.records.run import Event, Run, RunWriter, Series, Status
+from lrscope.records.table import Table
+
+__all__ = [
+    "Cost",
+    "CriticalLR",
+    "Event",
+    "Plan",
+    "Run",
+    "RunWriter",
+    "Series",
+    "Status",
+    "Table",
+    "environment",
+]
