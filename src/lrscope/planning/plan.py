@@ -1,0 +1,194 @@
+"""``plan``: which learning rate, how long a warmup. An experiment, not a formula."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lrscope.optimizers import OptimizerSpec
+from lrscope.planning.recipe import DECAYS, Decay, recipe, warmup_steps
+from lrscope.planning.search import Horizons, search
+from lrscope.planning.trials import Row, Trials
+from lrscope.planning.verdict import expected_loss, final_cells, notes, peak_interval
+from lrscope.records import Cost, CriticalLR, Plan, Table
+from lrscope.stability import critical_lr
+from lrscope.tasks import Task
+
+WARMUPS = (0.0, 0.05, 0.33)
+MIN_GRADIENTS = 3_200
+"""Gradient evaluations a plan spends at least when no budget is given: what three rungs need to tell peaks apart."""
+
+Progress = Callable[[str, float], None]
+
+
+def plan(
+    task: Task,
+    optimizer: OptimizerSpec | str | dict[str, Any] = "adamw",
+    steps: int | None = None,
+    budget: float | None = None,
+    *,
+    warmups: Sequence[float] = WARMUPS,
+    decay: Decay = "linear",
+    num_seeds: int = 2,
+    seed: int = 0,
+    engine: Literal["auto", "serial", "replicas"] = "auto",
+    log: Path | None = None,
+    on_progress: Progress | None = None,
+    on_trial: Callable[[Row], None] | None = None,
+) -> Plan:
+    """Choose peak learning rate and warmup for ``steps`` updates of ``task``, by measuring.
+
+    The critical learning rate at initialisation says where to look; short runs from the same start, in the same
+    data order and with the real shape (warmup, then decay to zero, shrunk to the short horizon) rank peaks and
+    warmups; the best go on to longer horizons and more seeds. Nothing of the user's is touched: models are built
+    fresh, loaders and random states are as before.
+
+    Args:
+        task: What will be trained.
+        optimizer: Spec, name or text of SGD (momentum), Adam or AdamW.
+        steps: Updates of the full run; default ``task.steps``.
+        budget: Gradient evaluations to spend, as a share of the full run. ``None``: half a run, but at least
+            MIN_GRADIENTS evaluations, so short runs cost more than themselves to plan.
+        warmups: Warmup fractions to compare; 0 means none and is always worth having.
+        decay: Shape after the peak, to zero.
+        num_seeds: Seeds on the last rung.
+        seed: First seed; the others follow it.
+        engine: How trials run; see :func:`lrscope.training.run_cells`.
+        log: File of trial rows; rows already there for the same question are not run again.
+        on_progress: Called with a plain sentence and the share of the budget spent.
+        on_trial: Called with each row.
+
+    Returns:
+        :class:`~lrscope.records.Plan` with the evidence and its cost.
+
+    Raises:
+        TaskError: The task breaks its contract; found before any work.
+        ValueError: An argument is out of range, or the budget is too small to say anything.
+        MeasurementError: Every trial diverged.
+    """
+    started = time.monotonic()
+    spec = OptimizerSpec.parse(optimizer)
+    steps = _steps(steps, task)
+    _check(budget, warmups, decay, num_seeds)
+    gradients = max(steps // 2, MIN_GRADIENTS) if budget is None else int(budget * steps)
+    horizons = Horizons.for_budget(steps, gradients, num_seeds)
+    task.check()
+    seeds = list(range(seed, seed + num_seeds))
+
+    def say(text: str, share: float) -> None:
+        if on_progress is not None:
+            on_progress(text, share)
+
+    say("measuring the largest stable learning rate at the start", 0.0)
+    critical = tuple(critical_lr(task.objective(s, num_batches=3), spec) for s in seeds)
+    measured = sum((c.cost for c in critical), Cost())
+    center = _center(critical, spec)
+
+    trials = Trials(task, spec, decay, log=log, engine=engine, on_trial=on_trial)
+    texts = {
+        1: f"short runs of {horizons.wide} steps, wide range of peaks around {center:.2g}",
+        2: f"runs of {horizons.close} steps, peaks in factors of two around the best",
+        3: f"runs of {horizons.final} steps, the best three cells, {num_seeds} seeds",
+    }
+    search(
+        trials,
+        center,
+        horizons,
+        sorted({float(w) for w in warmups}),
+        seeds,
+        on_rung=lambda rung: say(texts[rung], min(trials.cost.gradients / gradients, 1.0)),
+    )
+    cells = final_cells(trials.rows)
+    best = cells[0]
+    warmup = warmup_steps(best.warmup_frac, steps)
+    schedule = recipe(best.lr, warmup, steps, decay)
+    low, high = peak_interval(best, cells, (r["lr"] for r in trials.rows if r["warmup_frac"] == best.warmup_frac))
+    expected, expected_low, expected_high = expected_loss(trials.rows, best, steps)
+    cost = trials.cost + measured
+    cost = Cost(cost.forwards, cost.gradients, cost.products, cost.updates, time.monotonic() - started)
+    say("done", 1.0)
+    return Plan(
+        task=task.name,
+        optimizer=spec.to_spec(),
+        steps=steps,
+        peak_lr=best.lr,
+        peak_low=low,
+        peak_high=high,
+        start_lr=schedule(0),
+        warmup_steps=warmup,
+        decay=decay,
+        schedule=schedule.to_spec(),
+        schedule_text=_text(best.lr, warmup, steps, decay),
+        expected_loss=expected,
+        expected_low=expected_low,
+        expected_high=expected_high,
+        critical=critical,
+        trials=Table.of(trials.rows),
+        cost=cost,
+        share=cost.in_gradients() / steps,
+        notes=tuple(notes(trials.rows, best)),
+        not_tried=_not_tried(trials.rows, horizons, steps, spec, decay, num_seeds),
+        config={
+            "budget_gradients": gradients,
+            "horizons": [horizons.wide, horizons.close, horizons.final],
+            "warmups": list(warmups),
+            "seeds": seeds,
+            "center": center,
+        },
+    )
+
+
+def _center(critical: Sequence[CriticalLR], spec: OptimizerSpec) -> float:
+    """Where the first rung looks: the critical learning rate, rounded to two digits so that logs compare."""
+    found = [c.lr for c in critical if c.status == "found"]
+    lr = math.exp(sum(math.log(x) for x in found) / len(found)) if found else spec.default_lr
+    return float(f"{lr:.2g}")
+
+
+def _text(peak: float, warmup: int, steps: int, decay: Decay) -> str:
+    """The schedule as text for the command line and ``parse``."""
+    rest = f"{decay}(to=0)"
+    if warmup <= 1:
+        return f"{peak:.6g} * {decay}({steps}, from=1, to=0)"
+    return f"{peak:.6g} * (linear({warmup - 1}, from={1 / warmup:.8g}, to=1) > {rest})"
+
+
+def _not_tried(
+    rows: Sequence[Row], horizons: Horizons, steps: int, spec: OptimizerSpec, decay: Decay, num_seeds: int
+) -> tuple[str, ...]:
+    peaks = [row["lr"] for row in rows]
+    other = ", ".join(d for d in DECAYS if d != decay)
+    said = [
+        f"peaks below {min(peaks):.3g} and above {max(peaks):.3g}, and between the factors of two",
+        f"another decay than {decay} to zero ({other}), a plateau, restarts",
+        f"other hyper-parameters than {spec}, other batch sizes",
+        f"more than {num_seeds} seeds",
+    ]
+    if horizons.final < steps:
+        said.insert(0, f"runs longer than {horizons.final} of the {steps} steps: the rest is extrapolated")
+    return tuple(said)
+
+
+def _steps(steps: int | None, task: Task) -> int:
+    steps = task.steps if steps is None else steps
+    if steps is None:
+        raise ValueError(
+            f"steps: the task {task.name!r} names no length of its own; give the updates of the full run"
+        )
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"steps: expected a positive integer, got {steps!r}")
+    return steps
+
+
+def _check(budget: float | None, warmups: Sequence[float], decay: str, num_seeds: int) -> None:
+    if budget is not None and not 0 < budget < math.inf:
+        raise ValueError(f"budget: expected a positive share of one full run (0.5 is half a run), got {budget!r}")
+    if not warmups or any(not 0 <= w < 1 for w in warmups):
+        raise ValueError(f"warmups: expected fractions in [0, 1), at least one, got {list(warmups)!r}")
+    if decay not in DECAYS:
+        raise ValueError(f"decay: expected one of {', '.join(DECAYS)}, got {decay!r}")
+    if not isinstance(num_seeds, int) or num_seeds < 1:
+        raise ValueError(f"num_seeds: expected a positive integer, got {num_seeds!r}")

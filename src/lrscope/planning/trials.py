@@ -1,0 +1,140 @@
+"""Short runs with the real shape, and the log that makes a killed plan continue."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrscope.optimizers import OptimizerSpec
+from lrscope.planning.recipe import Decay, recipe, warmup_steps
+from lrscope.records import Cost, Run
+from lrscope.tasks import Task
+from lrscope.training import Cell, run_cells
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """One short run: ``horizon`` updates of warmup and decay to zero."""
+
+    horizon: int
+    lr: float
+    warmup_frac: float
+    seed: int
+
+    @property
+    def key(self) -> tuple[int, float, float, int]:
+        return (self.horizon, float(f"{self.lr:.6g}"), self.warmup_frac, self.seed)
+
+
+Row = Mapping[str, Any]
+
+
+class Trials:
+    """Runs trials, remembers their rows, and writes each row to ``log`` the moment it is known.
+
+    Rows of an existing log that belong to the same question (task, optimizer, decay) are not run again.
+
+    Attributes:
+        rows: All rows so far, in the order they were run.
+        cost: Work spent in this process and before, in evaluations of one training batch.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: OptimizerSpec,
+        decay: Decay,
+        *,
+        log: Path | None = None,
+        engine: str = "auto",
+        on_trial: Callable[[Row], None] | None = None,
+    ) -> None:
+        self.task, self.optimizer, self.decay, self.engine = task, optimizer, decay, engine
+        self.on_trial = on_trial
+        self._question = {"task": task.name, "optimizer": optimizer.to_spec(), "decay": decay}
+        self._log = log
+        self.rows: list[dict[str, Any]] = []
+        self._known: dict[tuple[int, float, float, int], dict[str, Any]] = {}
+        if log is not None:
+            for row in _read(log):
+                if row.pop("question", None) == self._question:
+                    self._known[Trial(row["horizon"], row["lr"], row["warmup_frac"], row["seed"]).key] = row
+
+    @property
+    def cost(self) -> Cost:
+        done = sum(row["gradients"] for row in self.rows)
+        return Cost(gradients=done, updates=done, seconds=sum(row["seconds"] for row in self.rows))
+
+    def run(self, trials: Iterable[Trial], rung: int) -> list[Row]:
+        """Run what is not known yet; rows of all of ``trials``, in their order. Equal horizons run together."""
+        trials = list(trials)
+        missing = [t for t in dict.fromkeys(trials) if t.key not in self._known]
+        for horizon in sorted({t.horizon for t in missing}):
+            self._run_group([t for t in missing if t.horizon == horizon], horizon, rung)
+        rows = []
+        for trial in trials:
+            row = self._known[trial.key]
+            if row not in self.rows:
+                self.rows.append(row)
+                if self.on_trial is not None:
+                    self.on_trial(row)
+            rows.append(row)
+        return rows
+
+    def _run_group(self, trials: Sequence[Trial], horizon: int, rung: int) -> None:
+        cells = [
+            Cell(recipe(t.lr, warmup_steps(t.warmup_frac, horizon), horizon, self.decay), seed=t.seed) for t in trials
+        ]
+        runs = run_cells(self.task, self.optimizer, cells, horizon, engine=self.engine)
+        for trial, run in zip(trials, runs, strict=True):
+            row = _row(trial, run, rung)
+            self._known[trial.key] = row
+            if self._log is not None:
+                with self._log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({**row, "question": self._question}) + "\n")
+
+
+def _row(trial: Trial, run: Run, rung: int) -> dict[str, Any]:
+    score, kind = score_of(run)
+    diverged = [e.step for e in run.events if e.kind == "diverged"]
+    return {
+        "rung": rung,
+        "horizon": trial.horizon,
+        "lr": trial.lr,
+        "warmup_frac": trial.warmup_frac,
+        "warmup_steps": warmup_steps(trial.warmup_frac, trial.horizon),
+        "seed": trial.seed,
+        "score": score,
+        "score_kind": kind,
+        "status": run.status,
+        "diverged_at": diverged[0] if diverged else None,
+        "gradients": run.cost.gradients,
+        "seconds": round(run.cost.seconds, 4),
+    }
+
+
+def score_of(run: Run) -> tuple[float | None, str]:
+    """What ranks runs: the final evaluation loss or, without one, the mean training loss of the last tenth."""
+    if "eval_loss" in run.columns:
+        score, kind = run.final("eval_loss"), "eval_loss"
+    else:
+        losses = run["loss"].value if "loss" in run.columns else np.asarray([math.nan])
+        score = math.nan if run.status == "diverged" else float(np.mean(losses[-max(1, len(losses) // 10) :]))
+        kind = "train_loss"
+    return (score if math.isfinite(score) else None), kind
+
+
+def _read(log: Path) -> Iterable[dict[str, Any]]:
+    if not log.exists():
+        return
+    for text in log.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(text)
+        except json.JSONDecodeError:
+            continue  # the line a killed process was writing

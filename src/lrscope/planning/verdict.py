@@ -1,0 +1,139 @@
+"""From trial rows to a choice: the peak, how sure it is, and what the trials say in plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrscope.planning.search import ranked
+from lrscope.planning.trials import Row
+
+SAME = 0.01
+"""Scores within one percent are not told apart, whatever the seeds say."""
+
+
+@dataclass(frozen=True)
+class CellScore:
+    """One cell of the last rung: its scores over seeds."""
+
+    lr: float
+    warmup_frac: float
+    scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.scores))
+
+
+def final_cells(rows: Sequence[Row]) -> list[CellScore]:
+    """Cells of the last rung that finished for every seed (else for most seeds), best mean first."""
+    last = [row for row in rows if row["rung"] == max(r["rung"] for r in rows if ranked([r]))]
+    groups: dict[tuple[float, float], list[Row]] = {}
+    for row in last:
+        groups.setdefault((row["lr"], row["warmup_frac"]), []).append(row)
+    # A cell that diverged for one seed is not a cell to recommend while another finished for all.
+    kept = {cell: [r["score"] for r in group if r["score"] is not None] for cell, group in groups.items()}
+    most = max(len(scores) for scores in kept.values())
+    cells = [CellScore(lr, w, tuple(scores)) for (lr, w), scores in kept.items() if len(scores) == most]
+    return sorted(cells, key=lambda c: c.mean)
+
+
+def peak_interval(best: CellScore, cells: Sequence[CellScore], tried: Iterable[float]) -> tuple[float, float]:
+    """Peaks not told apart from the best, out to half way (in log) to the nearest peak that was told apart.
+
+    A cell is told apart when its mean is more than one percent worse and the paired differences over seeds
+    exceed two standard errors (with one seed, the one percent decides).
+    """
+    same = {best.lr}
+    for cell in cells:
+        if cell.warmup_frac == best.warmup_frac and not _worse(cell, best):
+            same.add(cell.lr)
+    tried = sorted(set(tried))
+    below = [lr for lr in tried if lr < min(same)]
+    above = [lr for lr in tried if lr > max(same)]
+    low = math.sqrt(min(same) * below[-1]) if below else min(same)
+    high = math.sqrt(max(same) * above[0]) if above else max(same)
+    return low, high
+
+
+def _worse(cell: CellScore, best: CellScore) -> bool:
+    if cell.mean <= best.mean * (1 + SAME):
+        return False
+    if len(cell.scores) == len(best.scores) and len(cell.scores) > 1:
+        gaps = np.subtract(cell.scores, best.scores)
+        return bool(gaps.mean() > 2 * gaps.std(ddof=1) / math.sqrt(len(gaps)))
+    return True
+
+
+def expected_loss(
+    rows: Sequence[Row], best: CellScore, steps: int
+) -> tuple[float | None, float | None, float | None]:
+    """Final score of the full run, extrapolated from the last two rungs, with a range; Nones if too far away.
+
+    The score is taken to keep falling linearly in the log of the horizon. The range runs from that continued at
+    twice the pace to no further fall at all, widened by the spread over seeds; it is a guess with a ruler, so it
+    is only offered up to four times the longest horizon tried.
+    """
+    horizon = max(row["horizon"] for row in rows)
+    if steps > 4 * horizon or not best.scores:
+        return None, None, None
+    spread = float(np.std(best.scores, ddof=1)) if len(best.scores) > 1 else SAME * abs(best.mean)
+    shorter = sorted({row["horizon"] for row in rows if row["horizon"] < horizon})
+    earlier = [r["score"] for r in ranked(rows) if shorter and r["horizon"] == shorter[-1]]
+    fall = 0.0
+    if earlier and steps > horizon:
+        fall = max((min(earlier) - best.mean) / math.log(horizon / shorter[-1]), 0.0) * math.log(steps / horizon)
+    expected = best.mean - fall
+    return expected, expected - fall - 2 * spread, best.mean + 2 * spread
+
+
+def notes(rows: Sequence[Row], best: CellScore) -> list[str]:
+    """What the trials say about horizon and warmup, one plain sentence each."""
+    said = []
+    peaks = {}
+    for horizon in sorted({row["horizon"] for row in rows}):
+        order = ranked([r for r in rows if r["horizon"] == horizon])
+        if order:
+            peaks[horizon] = order[0]["lr"]
+    if len(peaks) > 1:
+        (short, first), (long, last) = list(peaks.items())[0], list(peaks.items())[-1]
+        if max(first, last) <= 2.01 * min(first, last):
+            said.append(
+                f"the best peak hardly moved with the length of the run: {first:.3g} for {short} steps, {last:.3g} for {long}"
+            )
+        else:
+            way = "up" if last > first else "down"
+            said.append(
+                f"the best peak moved {way} with the length of the run: {first:.3g} for {short} steps, {last:.3g} for {long}"
+            )
+    largest = {
+        w: max((r["lr"] for r in rows if r["warmup_frac"] == w and r["score"] is not None), default=None)
+        for w in sorted({r["warmup_frac"] for r in rows})
+    }
+    wide = [r for r in rows if r["rung"] == 1]
+    without = largest.get(0.0)
+    for w, lr in largest.items():
+        if (
+            w > 0
+            and lr
+            and without
+            and lr > 1.01 * without
+            and any(r["lr"] > 1.01 * without and r["warmup_frac"] == 0 for r in wide)
+        ):
+            said.append(
+                f"with {w:.0%} warmup it trains up to a peak of {lr:.3g}; without warmup it diverges above {without:.3g}"
+            )
+    scores = {}
+    for row in ranked(wide):
+        scores.setdefault(row["warmup_frac"], row["score"])
+    if 0.0 in scores and best.warmup_frac > 0 and best.warmup_frac in scores:
+        gain = 1 - scores[best.warmup_frac] / scores[0.0]
+        said.append(
+            f"at {wide[0]['horizon']} steps, each with its best peak, {best.warmup_frac:.0%} warmup ends {gain:.1%} below no warmup"
+        )
+    elif best.warmup_frac == 0 and len(scores) > 1:
+        said.append("no warmup length tried ended below no warmup")
+    return said

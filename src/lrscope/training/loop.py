@@ -1,0 +1,235 @@
+"""The training loop: any torch optimizer, a schedule, probes, a record, an exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lrscope.isolation import isolated_rng, mode_of
+from lrscope.optimizers import OptimizerSpec, ScheduledLR
+from lrscope.records import Cost, Run, RunWriter, Status
+from lrscope.schedules import Schedule
+from lrscope.tasks import BatchStream, Task
+from lrscope.training import checkpoint
+from lrscope.training.divergence import has_diverged
+from lrscope.training.evaluate import evaluate
+from lrscope.training.probes import Probe, TrainState, due, restore_states, states_of
+
+OptimizerLike = OptimizerSpec | str | dict[str, Any] | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def train(
+    task: Task,
+    optimizer: OptimizerLike,
+    schedule: Schedule,
+    steps: int,
+    *,
+    probes: Sequence[Probe] = (),
+    seed: int = 0,
+    name: str = "train",
+    out: Path | None = None,
+    evaluate_every: int | None = None,
+    checkpoint_seconds: float = 20.0,
+    resume: bool = False,
+    on_step: Callable[[TrainState], None] | None = None,
+) -> Run:
+    """Train a fresh model of ``task`` and return what was seen.
+
+    Global random states are as before afterwards: the run draws from its own, started at ``seed``. A run that
+    diverges (see :mod:`lrscope.training.divergence`) stops there and says so in its status.
+
+    Args:
+        task: What is trained.
+        optimizer: A name or text (``"adamw"``, ``"sgd(momentum=0.9)"``), an :class:`OptimizerSpec`, or a function
+            from parameters to any ``torch.optim.Optimizer``. With a name the schedule's values are the learning
+            rates; with a function they multiply the base learning rate of each of its groups.
+        schedule: Learning rate as a function of the step.
+        steps: Optimizer updates to make.
+        probes: Measured just before an update; see :class:`~lrscope.training.probes.Probe`.
+        seed: Decides initialisation, data order and the model's own draws.
+        name: Names the run and its files.
+        out: Directory for ``NAME.jsonl`` (rows as they come) and ``NAME.pt`` (the checkpoint); ``None`` writes
+            nothing.
+        evaluate_every: Steps between evaluations; ``None`` evaluates at the end only.
+        checkpoint_seconds: Wall time between checkpoints. One is also written on Ctrl-C and at the end.
+        resume: Continue from ``out/NAME.pt`` if there is one, bit for bit as if never interrupted (on one device
+            with deterministic kernels).
+        on_step: Called after every update with what was seen before it, for progress. A ``KeyboardInterrupt``
+            raised here is a clean stop: nothing of the run is lost.
+
+    Returns:
+        :class:`~lrscope.records.Run` with ``loss`` and ``lr`` at every step, and ``eval_loss`` and the task's
+        metrics where evaluated. Cost is in evaluations of one training batch.
+
+    Raises:
+        TaskError: The task breaks its contract; found before training starts.
+        ValueError: An argument is out of range, or the checkpoint belongs to another run.
+        KeyboardInterrupt: Passed on after the checkpoint and the record are written.
+    """
+    _check(steps, schedule, probes, evaluate_every)
+    task.check()
+    config = {
+        "task": task.name,
+        "optimizer": _describe(optimizer),
+        "schedule": schedule.to_spec(),
+        "steps": steps,
+        "seed": seed,
+        "probes": [p.name for p in probes],
+    }
+    lines = saved = None
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        lines, saved = out / f"{name}.jsonl", out / f"{name}.pt"
+
+    model = task.model(seed)
+    opt = build_optimizer(optimizer, model)
+    scheduler = ScheduledLR(opt, schedule)
+    stream = BatchStream(task.train, seed)
+    step, first_loss, seconds_before = 0, math.nan, 0.0
+
+    with isolated_rng(seed), mode_of(model, training=True):
+        state: dict[str, Any] | None = None
+        if resume and saved is not None and saved.exists():
+            state = checkpoint.load(saved)
+            _same_run(state["config"], config, saved)
+            model.load_state_dict(state["model"])
+            opt.load_state_dict(state["optimizer"])
+            scheduler.load_state_dict(state["scheduler"])
+            stream.load_state_dict(state["stream"])
+            restore_states(probes, state["probes"])
+            step, first_loss, seconds_before = state["step"], state["first_loss"], state["seconds"]
+            checkpoint.set_random_state(state["random"])
+        writer = RunWriter(lines, name, config, append=state is not None)
+        if state is not None:
+            writer.event(step, "resumed")
+
+        started = saved_at = time.monotonic()
+        status: Status = "finished"
+
+        def seconds() -> float:
+            return seconds_before + time.monotonic() - started
+
+        def save() -> None:
+            if saved is None:
+                return
+            checkpoint.save(
+                saved,
+                {
+                    "config": config,
+                    "step": step,
+                    "first_loss": first_loss,
+                    "seconds": seconds(),
+                    "model": model.state_dict(),
+                    "optimizer": opt.state_dict(),
+                    "scheduler": scheduler.state_dict(),
+                    "stream": stream.state_dict(),
+                    "probes": states_of(probes),
+                    "random": checkpoint.random_state(),
+                },
+            )
+            writer.flush()
+
+        safe = True  # between two updates, so the state can be saved as it is
+        try:
+            while step < steps:
+                if evaluate_every and step % evaluate_every == 0:
+                    writer.row(step, **evaluate(task, model))
+                safe = False
+                batch = task.to_device(next(stream))
+                opt.zero_grad(set_to_none=True)
+                loss = task.loss_fn(model, batch)
+                loss.backward()
+                value, lr = float(loss.detach()), float(opt.param_groups[0]["lr"])
+                first_loss = value if math.isnan(first_loss) else first_loss
+                if has_diverged(value, first_loss):
+                    status = "diverged"
+                    writer.event(step, "diverged", loss=value if math.isfinite(value) else None)
+                    break
+                seen = TrainState(step, steps, value, lr, model, opt, batch, _event_of(writer, step))
+                row: dict[str, float] = {"loss": value, "lr": lr}
+                for probe in probes:
+                    if due(probe, step):
+                        row |= {k: v for k, v in probe(seen).items() if v is not None and math.isfinite(v)}
+                writer.row(step, **row)
+                opt.step()
+                scheduler.step()
+                step += 1
+                safe = True
+                if on_step is not None:
+                    on_step(seen)
+                if time.monotonic() - saved_at > checkpoint_seconds:
+                    save()
+                    saved_at = time.monotonic()
+            if status == "finished":
+                final = evaluate(task, model)
+                writer.row(steps, **{k: v for k, v in final.items() if math.isfinite(v)})
+            save()
+        except KeyboardInterrupt:
+            # Mid-update the state is torn: the last whole checkpoint stands, and resuming repeats from there.
+            if safe:
+                save()
+            writer.event(step, "interrupted")
+            writer.close()
+            raise
+        cost = Cost(gradients=step + (status == "diverged"), updates=step, seconds=seconds())
+        return writer.end(status, cost)
+
+
+def build_optimizer(optimizer: OptimizerLike, model: nn.Module) -> torch.optim.Optimizer:
+    """A torch optimizer over ``model``'s trainable parameters; base learning rate 1 when given by name."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    if callable(optimizer):
+        built = optimizer(params)
+        if not isinstance(built, torch.optim.Optimizer):
+            raise TypeError(
+                f"optimizer: the function given returned {type(built).__name__}, expected a torch.optim.Optimizer"
+            )
+        return built
+    return OptimizerSpec.parse(optimizer).build(params, lr=1.0)
+
+
+def _describe(optimizer: OptimizerLike) -> Any:
+    if callable(optimizer):
+        return getattr(optimizer, "__qualname__", type(optimizer).__name__)
+    return OptimizerSpec.parse(optimizer).to_spec()
+
+
+def _event_of(writer: RunWriter, step: int) -> Callable[..., None]:
+    return lambda kind, **detail: writer.event(step, kind, **detail)
+
+
+def _check(steps: int, schedule: Schedule, probes: Sequence[Probe], evaluate_every: int | None) -> None:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"steps: expected a positive integer, got {steps!r}")
+    if not isinstance(schedule, Schedule):
+        raise TypeError(
+            f"schedule: expected a lrscope Schedule, got {type(schedule).__name__}; "
+            "for a fixed learning rate give lrs.schedules.Constant(lr)"
+        )
+    values = schedule.values(steps)
+    if (values < 0).any():
+        at = int((values < 0).argmax())
+        raise ValueError(f"schedule: negative learning rate {values[at]:.3g} at step {at}; it must be 0 or more")
+    if evaluate_every is not None and evaluate_every < 1:
+        raise ValueError(f"evaluate_every: expected a positive number of steps or None, got {evaluate_every!r}")
+    names = [p.name for p in probes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"probes: names must differ, got {', '.join(names)}")
+
+
+def _same_run(stored: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+    different = [k for k in config if stored.get(k) != config[k]]
+    if different:
+        lines = "; ".join(f"{k}: stored {stored.get(k)!r}, asked {config[k]!r}" for k in different)
+        raise ValueError(
+            f"resume: {path} holds another run ({lines}); ask for the stored one, or give another directory"
+        )
+
+
+__all__ = ["OptimizerLike", "build_optimizer", "train"]
