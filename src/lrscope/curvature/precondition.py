@@ -1,0 +1,183 @@
+"""From a live optimizer to its preconditioner, and to the step at which it becomes unstable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from lrscope.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from lrscope.curvature.result import EigenResult
+    from lrscope.objective import Objective
+
+Group = dict[str, Any]
+
+
+def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the update is preconditioned (Adam, AdamW) rather than a plain multiple of averaged gradients (SGD).
+
+    Raises:
+        MeasurementError: Another optimizer, whose stability threshold is not known here.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        return False
+    if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        return True
+    raise MeasurementError(
+        f"optimizer: {type(optimizer).__name__} has no preconditioner known here; SGD, Adam and AdamW (and their "
+        "subclasses) have. Plain sharpness needs no optimizer"
+    )
+
+
+def reference_lr(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate that a preconditioned sharpness belongs to: that of the first group whose rate is not 0."""
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    return next((lr for lr in rates if lr > 0), rates[0])
+
+
+@torch.no_grad()
+def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradient: Tensor | None = None) -> Tensor:
+    r"""Diagonal P of the step that the optimizer is about to take, shape ``(P,)``, all positive.
+
+    SGD: ones. Adam and AdamW, for update number t (1 for the first) with gradient g:
+
+    .. math:: P_t = (1 - \beta_1^t) \left( \sqrt{v_t / (1 - \beta_2^t)} + \epsilon \right), \quad
+              v_t = \beta_2 v_{t-1} + (1 - \beta_2) g^2
+
+    v_t already contains the current gradient, and a fresh optimizer (t = 1) works. The factor
+    :math:`1 - \beta_1^t` undoes Adam's correction of its momentum, so that the same threshold holds at every late t.
+
+    Groups whose learning rates differ are absorbed: their part of P is multiplied by lr_0 / lr_g, with lr_0 the
+    :func:`reference_lr`, since a group at twice the rate moves as if its P were half. A group at rate 0 gets ``inf``.
+    AdamW's decoupled decay does not enter; Adam's ``weight_decay`` is part of g, as in the optimizer.
+
+    Args:
+        optimizer: Holds every trainable parameter of ``objective.model``; parameters are matched by identity.
+        objective: Gives the parameter order (``objective.layout``) and, if needed, the gradient.
+        gradient: The gradient of the coming step, shape ``(P,)``. By default that of ``objective`` at the model's
+            current parameters; cost then: one gradient (none for SGD).
+
+    Raises:
+        MeasurementError: A trainable parameter is not in the optimizer, the optimizer is of another kind, or it
+            maximizes.
+
+    References:
+        Kalra & Barkeshli 2024, arXiv 2406.09405, section 2 and the authors' code (the printed formula lacks the
+        root). Cohen et al., Adaptive gradient methods at the edge of stability, 2022, arXiv 2207.14484.
+    """
+    adaptive = is_adaptive(optimizer)
+    groups = _groups(optimizer, objective)
+    lr_0 = reference_lr(optimizer)
+    pieces: dict[str, Tensor] = {}
+    params = dict(objective.model.named_parameters())
+    grads: dict[str, Tensor] = {}
+    if adaptive:
+        if gradient is None:
+            gradient = objective.grad(objective.point())
+        if gradient.shape != (objective.size,):
+            raise ValueError(f"gradient: expected shape ({objective.size},), got {tuple(gradient.shape)}")
+        grads = objective.layout.unflatten(gradient)
+    for name in objective.layout.names:
+        p, group = params[name], groups[name]
+        P = _adam(optimizer.state.get(p, {}), group, grads[name], p) if adaptive else torch.ones_like(p)
+        lr = float(group["lr"])
+        if lr != lr_0:
+            P = P * (lr_0 / lr if lr > 0 else float("inf"))
+        pieces[name] = P
+    return objective.layout.flatten(pieces)
+
+
+def _adam(state: dict[str, Any], group: Group, g: Tensor, p: Tensor) -> Tensor:
+    beta1, beta2 = (float(b) for b in group["betas"])
+    t = int(state.get("step", 0)) + 1
+    if group["weight_decay"] and not group.get("decoupled_weight_decay", True):
+        g = g + group["weight_decay"] * p.detach()
+    v = (1 - beta2) * g * g
+    if "exp_avg_sq" in state:
+        v = v + beta2 * state["exp_avg_sq"]
+    if group.get("amsgrad") and "max_exp_avg_sq" in state:
+        v = torch.maximum(v, state["max_exp_avg_sq"])
+    return (1 - beta1**t) * ((v / (1 - beta2**t)).sqrt() + float(group["eps"]))
+
+
+def _groups(optimizer: torch.optim.Optimizer, objective: Objective) -> dict[str, Group]:
+    """The optimizer's group of every trainable parameter, by name."""
+    home = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    params = dict(objective.model.named_parameters())
+    missing = [name for name in objective.layout.names if id(params[name]) not in home]
+    if missing:
+        raise MeasurementError(
+            f"optimizer: {len(missing)} trainable parameters of the model are not in it, first {missing[0]!r}; build "
+            "the optimizer from this model's parameters, or freeze those that are not trained"
+        )
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise MeasurementError("optimizer: maximize=True climbs the loss, so no step size is stable in this sense")
+    return {name: home[id(params[name])] for name in objective.layout.names}
+
+
+def stability_threshold(optimizer: torch.optim.Optimizer, step: Literal["first", "late"] = "late") -> float:
+    r"""The number that ``lr * sharpness`` must stay below for the step to be stable on a quadratic.
+
+    =====================================  ======================  =======================================
+    optimizer                              first step              late
+    =====================================  ======================  =======================================
+    SGD                                    2                       2
+    SGD, momentum b, dampening d           2                       (2 + 2b) / (1 - d)
+    SGD, momentum b, Nesterov              2 / (1 + b)             (2 + 2b) / (1 + 2b)
+    Adam, AdamW (preconditioned)           2 / (1 - beta1)         (2 + 2 beta1) / (1 - beta1)
+    =====================================  ======================  =======================================
+
+    For Adam the sharpness is that of ``P^-1 H`` with P from :func:`preconditioner`. Late values assume a
+    preconditioner and a curvature that change slowly. With momentum, small batches become unstable below these lines.
+
+    Raises:
+        MeasurementError: Another optimizer, or groups that differ in momentum.
+        ValueError: ``step`` is neither ``"first"`` nor ``"late"``.
+
+    References:
+        Kalra & Barkeshli 2024, arXiv 2406.09405, section 2; Nesterov: Cohen et al. 2021, arXiv 2103.00065,
+        appendix B. Each is confirmed by stepping the real optimizer on a one-dimensional quadratic.
+    """
+    if step not in ("first", "late"):
+        raise ValueError(f"step: expected 'first' or 'late', got {step!r}")
+    adaptive = is_adaptive(optimizer)
+    kinds = {_momentum(group) for group in optimizer.param_groups}
+    if len(kinds) > 1:
+        raise MeasurementError(
+            f"optimizer: groups differ in momentum ({sorted(kinds)}), so no single threshold exists; ask for each "
+            "group with an objective in which the others are frozen"
+        )
+    ((b, dampening, nesterov),) = kinds
+    if adaptive:
+        return (2 if step == "first" else 2 + 2 * b) / (1 - b)
+    if step == "first":
+        return 2 / (1 + b) if nesterov else 2.0
+    return (2 + 2 * b) / (1 + 2 * b if nesterov else 1 - dampening)
+
+
+def _momentum(group: Group) -> tuple[float, float, bool]:
+    if "betas" in group:
+        return float(group["betas"][0]), 0.0, False
+    b = float(group["momentum"])
+    # Without momentum torch ignores dampening and refuses Nesterov.
+    return (b, float(group["dampening"]), bool(group["nesterov"])) if b else (0.0, 0.0, False)
+
+
+def headroom(lr: float, sharpness: float | EigenResult, threshold: float) -> float:
+    """How much of the stable range is in use: ``lr * sharpness / threshold``.
+
+    Below 1 the step is stable on the local quadratic, above 1 it is not; 0 where no direction curves upward.
+    ``1 / headroom`` is the factor by which the learning rate could grow now.
+
+    Args:
+        lr: Learning rate of the step; for several groups the :func:`reference_lr`.
+        sharpness: A number or the result of a measurement; preconditioned for the Adam family.
+        threshold: From :func:`stability_threshold`.
+    """
+    value = sharpness if isinstance(sharpness, (int, float)) else sharpness.value
+    if not threshold > 0:
+        raise ValueError(f"threshold: expected a positive number from stability_threshold(), got {threshold!r}")
+    return max(0.0, float(lr) * float(value) / threshold) if value == value else float("nan")
