@@ -1,0 +1,146 @@
+"""From the text of a schedule and a horizon to the schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from lrscope.errors import ScheduleError
+from lrscope.schedules import grammar
+from lrscope.schedules.base import Schedule
+from lrscope.schedules.checks import MAX_STEPS
+from lrscope.schedules.combine import Join, Product
+from lrscope.schedules.grammar import Chain, Node, Quantity, Segment, Times
+from lrscope.schedules.horizon import Horizon
+from lrscope.schedules.resolve import PlacedSegment, nearest, say
+from lrscope.schedules.shapes import Constant
+
+
+def parse(text: str, horizon: Horizon | int | None = None) -> Schedule:
+    """The schedule that a line of text describes.
+
+    Segments follow each other with ``>``; ``*`` multiplies; parentheses group. A segment's first argument is its
+    length: ``500``, ``500 steps``, ``3 epochs``, ``6%``, ``2e9 tokens``. One segment may leave it out and takes
+    the rest of the horizon. A segment starts where the one before it ended unless it says ``from=``; the first
+    one starts at 1, a warmup at 0. Inside a product every chain starts afresh.
+
+    Args:
+        text: For example ``"3e-4 * (warmup(6%) > cosine(to=0.1))"``.
+        horizon: The run's length; a bare number is its steps. Without one, lengths are in steps, and only
+            ``constant``, ``piecewise`` and ``inverse_sqrt`` may leave theirs out: they never end.
+
+    Raises:
+        ScheduleError: One line that quotes the place, says what was expected and names the nearest known word.
+
+    Example:
+        >>> parse("warmup(6%) > cosine(to=0)", Horizon(10_000))
+        Linear(0.0, 1.0, 600).then(Cosine(1.0, 0.0, 9400))
+    """
+    if horizon is not None and not isinstance(horizon, Horizon):
+        horizon = Horizon(horizon)
+    root = grammar.read(text)
+    builder = Builder(text, horizon)
+    length = builder.length(root)
+    total = None if horizon is None else Fraction(horizon.steps)
+    if length is not None and total is not None and length > total:
+        grammar.fail(text, root.place, f"the segments take {say(length)} steps, the horizon has {say(total)}")
+    return builder.build(root, Fraction(0), total if length is None else length, None)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Gives every node its exact place in the horizon; only leaves round, so lengths add up."""
+
+    text: str
+    horizon: Horizon | None
+
+    def fail(self, node: Node, message: str) -> Any:
+        grammar.fail(self.text, node.place, message)
+
+    def in_steps(self, q: Quantity) -> Fraction:
+        """The length as an exact number of steps."""
+        if not 0 <= q.number <= MAX_STEPS:
+            self.fail(q, "a length must be 0 or more, and at most 2**53 steps")
+        if q.unit in (None, "step", "steps"):
+            if q.number != int(q.number):
+                percent = (
+                    f"; {q.number * 100:g}% of the horizon is written {q.number * 100:g}%" if q.number < 1 else ""
+                )
+                self.fail(q, f"a length without unit is in whole steps, got {q.number:g}{percent}")
+            return Fraction(int(q.number))
+        if self.horizon is None:
+            return self.fail(q, f"a length in {q.unit} needs a horizon; give horizon=Horizon(steps=...)")
+        try:
+            return self.horizon.in_steps(q.number, q.unit or "steps")
+        except ScheduleError as error:
+            return self.fail(q, str(error))
+
+    def length(self, node: Node) -> Fraction | None:
+        """Steps that the text gives to ``node``; ``None``: the rest of what there is."""
+        match node:
+            case Segment(length=None):
+                return None
+            case Segment(length=Quantity() as given):
+                steps = self.in_steps(given)
+                # The peak of a nonzero_warmup is step 0 of what follows.
+                return max(steps - 1, Fraction(0)) if node.name == "nonzero_warmup" else steps
+            case Chain(parts=parts):
+                lengths = [self.length(p) for p in parts]
+                known = [n for n in lengths if n is not None]
+                return sum(known, Fraction(0)) if len(known) == len(lengths) else None
+            case Times(factors=factors):
+                lengths = [self.length(f) for f in factors if not isinstance(f, Quantity)]
+                known = [n for n in lengths if n is not None]
+                return max(known) if known and len(known) == len(lengths) else None
+        return None
+
+    def build(self, node: Node, begin: Fraction, end: Fraction | None, entry: float | None) -> Schedule:
+        """``node`` from ``begin`` to ``end`` in exact steps, entered at the value ``entry``."""
+        match node:
+            case Chain():
+                return self.chain(node, begin, end, entry)
+            case Times():
+                return self.times(node, begin, end)
+            case Segment():
+                return PlacedSegment(self, node, begin, end, entry).schedule()
+        return self.fail(node, "a number alone is a factor, as in 3e-4 * cosine(to=0); or write constant(value=...)")
+
+    def chain(self, node: Chain, begin: Fraction, end: Fraction | None, entry: float | None) -> Schedule:
+        lengths = [self.length(part) for part in node.parts]
+        open_ended = [part for part, n in zip(node.parts, lengths, strict=True) if n is None]
+        if len(open_ended) > 1:
+            self.fail(open_ended[1], "two segments without a length; only one can take the rest, give the other one")
+        fixed = sum((n for n in lengths if n is not None), Fraction(0))
+        rest = None if end is None else end - begin - fixed
+        if open_ended and rest is not None and rest <= 0:
+            self.fail(
+                open_ended[0],
+                f"nothing is left: the other segments take {say(fixed)} of {say(fixed + rest)} steps",
+            )
+        if open_ended and rest is None and open_ended[0] is not node.parts[-1]:
+            self.fail(open_ended[0], "without a horizon only the last segment may leave out its length")
+        parts: list[Schedule] = []
+        for part, n in zip(node.parts, lengths, strict=True):
+            n = rest if n is None else n
+            until = None if n is None else begin + n
+            parts.append(self.build(part, begin, until, entry))
+            if until is not None:
+                begin, entry = until, parts[-1](nearest(until) - nearest(until - (n or 0)))
+        return Join(tuple(parts))
+
+    def times(self, node: Times, begin: Fraction, end: Fraction | None) -> Schedule:
+        factors: list[Schedule] = []
+        for factor in node.factors:
+            if isinstance(factor, Quantity):
+                factors.append(Constant(factor.number))
+                continue
+            own = self.length(factor)
+            until = end if own is None else begin + own
+            if until is not None and end is not None and until > end:
+                self.fail(factor, f"takes {say(until - begin)} steps where {say(end - begin)} are left")
+            factors.append(self.build(factor, begin, until, None))
+        product = factors[0]
+        for factor in factors[1:]:
+            product = Product((product, factor))
+        return product
