@@ -1,0 +1,6 @@
+"""Update rules and the scheduler that drives them."""
+
+from lrscope.optimizers.functional import FunctionalOptimizer, FunctionalState
+from lrscope.optimizers.spec import OptimizerSpec
+
+__all__ = ["FunctionalOptimizer", "FunctionalState", "OptimizerSpec"]
