@@ -10,7 +10,7 @@ from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule, kinds
 from lrscope.schedules.checks import did_you_mean, short
 
-MAX_DEPTH = 50
+MAX_DEPTH = 100
 
 
 def to_spec(schedule: Schedule) -> dict[str, Any]:
@@ -49,8 +49,6 @@ def _plain(value: Any) -> Any:
 
 
 def _build(spec: Any, depth: int) -> Schedule:
-    if depth > MAX_DEPTH:
-        raise ScheduleError(f"schedule spec: nested more than {MAX_DEPTH} deep; flatten it")
     if not isinstance(spec, Mapping):
         raise ScheduleError(f"schedule spec: must be a dict with 'kind', got {short(spec)}")
     kind = spec.get("kind")
@@ -70,6 +68,8 @@ def _build(spec: Any, depth: int) -> Schedule:
 
 
 def _value(value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise ScheduleError(f"schedule spec: nested more than {MAX_DEPTH} deep; flatten it")
     if isinstance(value, Mapping):
         return _build(value, depth)
-    return tuple(_value(v, depth) for v in value) if isinstance(value, list | tuple) and depth < MAX_DEPTH else value
+    return tuple(_value(v, depth + 1) for v in value) if isinstance(value, list | tuple) else value
