@@ -4,7 +4,7 @@ from lrscope.records.cost import Cost
 from lrscope.records.critical import CriticalLR
 from lrscope.records.environment import environment
 from lrscope.records.plan import Plan
-from lrscope.records.run import Event, Run, RunWriter, Series, Status
+from lrscope.records.run import Event, Run, RunWriter, Series, Status, add_events
 from lrscope.records.table import Table
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "Series",
     "Status",
     "Table",
+    "add_events",
     "environment",
 ]

@@ -241,3 +241,10 @@ def _drop_partial_line(path: Path) -> None:
     text = path.read_bytes()
     if text and not text.endswith(b"\n"):
         path.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
+def add_events(path: Path, events: Iterable[tuple[int, str, Mapping[str, Any]]]) -> None:
+    """Append what was found in a finished run's file; reading it gives them beside the others."""
+    with path.open("a", encoding="utf-8") as file:
+        for step, kind, detail in events:
+            file.write(json.dumps({"event": kind, "step": step, **detail}) + "\n")

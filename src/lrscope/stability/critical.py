@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lrscope.curvature import sharpness, stability_threshold
-from lrscope.curvature.precondition import preconditioner
+from lrscope.curvature import preconditioner, sharpness, stability_threshold
+from lrscope.errors import MeasurementError
 from lrscope.objective import Objective
 from lrscope.optimizers import OptimizerSpec
 from lrscope.optimizers.clone import NextStep
@@ -165,7 +165,7 @@ def _curvature_limit(
     before = objective.spent
     try:
         threshold = stability_threshold(optimizer, step="first")
-    except ValueError:  # an update rule whose threshold nobody has derived
+    except MeasurementError:  # an update rule whose threshold is not known
         return None, Cost()
     grad = objective.grad(theta)
     if not bool(torch.isfinite(grad).all()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lrscope.training.evaluate import evaluate
 from torch import nn
 
 from lrscope.isolation import isolated_rng, mode_of
@@ -18,7 +19,6 @@ from lrscope.schedules import Schedule
 from lrscope.tasks import BatchStream, Task
 from lrscope.training import checkpoint
 from lrscope.training.divergence import has_diverged
-from lrscope.training.evaluate import evaluate
 from lrscope.training.probes import Probe, TrainState, due, restore_states, states_of
 
 OptimizerLike = OptimizerSpec | str | dict[str, Any] | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -178,6 +178,7 @@ def train(
             writer.close()
             raise
         cost = Cost(gradients=step + (status == "diverged"), updates=step, seconds=seconds())
+        cost += sum((getattr(p, "cost", Cost()) for p in probes), Cost())
         return writer.end(status, cost)
 
 

@@ -1,0 +1,73 @@
+"""The program: its commands, and how an error becomes an exit code.
+
+Exit codes: 0 good; 1 the work failed; 2 wrong usage; 3 measured, and the answer is bad; 130 on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+
+from lrscope._version import __version__
+from lrscope.errors import LrscopeError, MeasurementError
+
+FAILED, USAGE, BAD_ANSWER, STOPPED = 1, 2, 3, 130
+
+app = App(
+    name="lrscope",
+    help="Which learning rate, how long a warmup, why did it diverge: measured on your own training.\n\n"
+    "TASK is a built-in name (digits, topics, cifar10, cifar100, text), file.py:function or module:function.",
+    version=__version__,
+    version_flags=["--version"],
+)
+# Import paths, not functions: a command's module is imported when it is the one asked for.
+app.command("lrscope.cli.run:run", help="Plan a schedule for TASK, train with it, explain what happened.")
+app.command("lrscope.cli.plan:plan", help="Choose peak learning rate and warmup for TASK by short measured runs.")
+app.command("lrscope.cli.train:train", help="Train TASK with a schedule you give, watching stability.")
+app.command("lrscope.cli.show:show", help="Preview a schedule in the terminal or as PNG, SVG or CSV.")
+app.command("lrscope.cli.report:report", help="Write the report of a run directory, finished or not.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(call(sys.argv[1:] if argv is None else list(argv)))
+
+
+def call(argv: Sequence[str]) -> int:
+    """Run one command; errors become one line on stderr and an exit code."""
+    try:
+        code = app(list(argv), exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return STOPPED
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        if not _is_usage(error):  # cyclopts has printed its own
+            print(f"lrscope: {error}", file=sys.stderr)
+        return code
+    return code if isinstance(code, int) else 0
+
+
+def _is_usage(error: Exception) -> bool:
+    from cyclopts import CycloptsError
+
+    return isinstance(error, CycloptsError)
+
+
+def _code_of(error: Exception) -> int | None:
+    """Exit code of an expected error; ``None`` for a bug, whose traceback is worth more than a line."""
+    if isinstance(error, MeasurementError):
+        return FAILED
+    if _is_usage(error) or isinstance(error, (LrscopeError, ValueError, TypeError)):
+        return USAGE
+    if isinstance(error, OSError):
+        return FAILED
+    return None

@@ -1,0 +1,144 @@
+"""``lrscope plan``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from lrscope.cli.options import Data, Device, Engine, Fresh, Json, Optimizer, Out, Seed, Settings, Steps, TaskName
+from lrscope.cli.options import load_task as _load_task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lrscope.cli.progress import Progress
+    from lrscope.records import Plan
+    from lrscope.tasks import Task
+
+Budget = Annotated[
+    float | None,
+    Parameter(help="Gradient evaluations to spend, as a share of one full run; default: half a run, at least 3,200."),
+]
+Warmups = Annotated[str, Parameter(help="Warmup fractions to compare, as in 0,5%,33%.")]
+
+
+def plan(
+    task: TaskName,
+    *,
+    optimizer: Optimizer = "adamw",
+    steps: Steps = None,
+    budget: Budget = None,
+    warmups: Warmups = "0,5%,33%",
+    decay: Annotated[Literal["linear", "cosine"], Parameter(help="Shape after the peak, to zero.")] = "linear",
+    seeds: Annotated[int, Parameter(help="Seeds on the last rung of trials.")] = 2,
+    seed: Seed = 0,
+    out: Out = None,
+    set_: Settings = None,
+    data: Data = None,
+    device: Device = "cpu",
+    engine: Engine = "auto",
+    fresh: Fresh = False,
+    json: Json = False,
+) -> int:
+    """Choose peak learning rate and warmup for TASK by short measured runs.
+
+    Prints the plan and what it rests on; writes plan.json and trials.jsonl. Interrupted, the same command goes on.
+    """
+    import json as json_
+
+    from lrscope.cli.progress import Progress
+    from lrscope.cli.workspace import open_directory
+    from lrscope.optimizers import OptimizerSpec
+    from lrscope.reports import write_report
+
+    spec = OptimizerSpec.parse(optimizer)
+    fractions = parse_warmups(warmups)
+    loaded, length = _load_task(task, set_, data, device, steps)
+    config = {"command": "plan", "task": task, "set": sorted(set_ or []), "data": str(data or ""), "steps": length}
+    config |= {"optimizer": spec.to_spec(), "budget": budget, "warmups": fractions, "decay": decay, "seeds": seeds}
+    config |= {"seed": seed}
+    where = open_directory(out, f"plan-{task}-{spec.name}", config, fresh=fresh)
+    with Progress() as progress:
+        made = make_plan(
+            loaded,
+            spec,
+            length,
+            where,
+            progress,
+            budget=budget,
+            warmups=fractions,
+            decay=decay,
+            num_seeds=seeds,
+            seed=seed,
+            engine=engine,
+        )
+    page = write_report(where)
+    if json:
+        print(json_.dumps({"plan": made.to_dict(), "report": str(page)}))
+    else:
+        print_plan(made)
+        print(f"\nreport: {page}")
+    return 0
+
+
+def make_plan(task: Task, spec: Any, steps: int, where: Path, progress: Progress, **options: Any) -> Plan:
+    """The plan stored in ``where``, or a new one, written there with its trials as they come."""
+    import json
+
+    from lrscope.cli.workspace import write_json
+    from lrscope.planning import plan
+    from lrscope.records import Plan
+
+    stored = where / "plan.json"
+    if stored.exists():
+        progress.say(f"plan found in {where}, not made again (--fresh makes a new one)")
+        return Plan.from_dict(json.loads(stored.read_text(encoding="utf-8")))
+    progress.stage("planning")
+
+    best: dict[str, Any] = {}
+
+    def on_trial(row: Any) -> None:
+        if row["score"] is not None and row["score"] < best.get("score", float("inf")):
+            best.update(row)
+        shown = f"best so far: peak {best['lr']:.3g}, warmup {best['warmup_frac']:.0%}" if best else ""
+        progress.update(shares["now"], shown)
+
+    shares = {"now": 0.0}
+
+    def on_progress(text: str, share: float) -> None:
+        shares["now"] = share
+        progress.update(share, text)
+
+    made = plan(task, spec, steps, log=where / "trials.jsonl", on_progress=on_progress, on_trial=on_trial, **options)
+    write_json(stored, made.to_dict())
+    return made
+
+
+def print_plan(made: Plan) -> None:
+    """The plan on stdout, in users' words."""
+    from lrscope.reports.sentences import plan_sentences
+
+    for sentence in plan_sentences(made):
+        print(sentence)
+    print(f"\nschedule: {made.schedule_text}")
+    print(f'preview:  lrscope show "{made.schedule_text}" --steps {made.steps}')
+
+
+def parse_warmups(text: str) -> list[float]:
+    """``"0,5%,33%"`` as fractions.
+
+    Raises:
+        ValueError: A part is no number or fraction in [0, 1).
+    """
+    fractions = []
+    for part in text.split(","):
+        part = part.strip()
+        try:
+            value = float(part[:-1]) / 100 if part.endswith("%") else float(part)
+        except ValueError:
+            raise ValueError(f"--warmups: expected fractions such as 0,5%,33%, got {part!r}") from None
+        if not 0 <= value < 1:
+            raise ValueError(f"--warmups: expected fractions below 1 (100 %), got {part!r}")
+        fractions.append(value)
+    return sorted(set(fractions))
