@@ -1,0 +1,220 @@
+"""N replicas of a task's model as one tensor program: stacked parameters and buffers, one mapped gradient."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from lrscope.errors import MeasurementError, TaskError
+from lrscope.isolation import isolated_rng, mode_of
+from lrscope.objective import Batch, FunctionalLoss
+from lrscope.params import ParamLayout
+from lrscope.tasks import Task
+
+
+class CannotBatch(MeasurementError):  # noqa: N818 - it reads as the sentence it is
+    """The model cannot run as one batched program of replicas; the message gives torch's reason."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What one ordinary gradient told about a model in training.
+
+    Attributes:
+        seed: Whose initialisation.
+        changing: Buffers that training changes, which every replica needs for itself.
+        draws: The model draws random numbers (dropout). Replicas then form one program only with those of their
+            own seed, and draw the same numbers, as each would on its own.
+        loss, grad: Value and gradient there, shapes ``()`` and ``(P,)``, to check the batched program by.
+    """
+
+    seed: int
+    changing: frozenset[str]
+    draws: bool
+    loss: Tensor
+    grad: Tensor
+
+
+class TrainingLoss(FunctionalLoss):
+    """A functional loss that also returns the buffers as the forward pass left them."""
+
+    def step(
+        self, params: Mapping[str, Tensor], state: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        # functional_call puts buffers that a module assigned anew back into this dict.
+        tensors = {f"model.{k}": v for k, v in (*params.items(), *state.items())}
+        loss = torch.func.functional_call(self._call, tensors, (batch,))
+        return loss, {k: tensors[f"model.{k}"] for k in state}
+
+
+def examine(task: Task, seed: int, batch: Batch) -> Traits:
+    """Run one ordinary gradient at the initialisation of ``seed``. Errors of the task itself surface here."""
+    model = task.model(seed)
+    layout = _layout(model)
+    loss_fn = TrainingLoss(model, task.loss_fn)
+    theta = layout.point(model).requires_grad_()
+    state = _state(model)
+    versions = {name: t._version for name, t in state.items()}
+    with isolated_rng(seed), mode_of(model, training=True), sdpa_kernel(SDPBackend.MATH):
+        before = _generators()
+        loss, after = loss_fn.step(layout.unflatten(theta), state, batch)
+        draws = before != _generators()
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        came = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise TaskError(
+            f"loss_fn: expected the mean loss over the batch as a tensor of shape (), got {came}; "
+            "reduce it, for example with .mean()"
+        )
+    (grad,) = torch.autograd.grad(loss, theta)
+    changing = frozenset(k for k, t in after.items() if t is not state[k] or t._version != versions[k])
+    return Traits(seed, changing, draws, loss.detach(), grad)
+
+
+class Program:
+    """Replicas of one task, one for each of ``seeds``.
+
+    Attributes:
+        theta: Parameters, ``(N, P)``; update them in place.
+        stacked: Buffers (and frozen parameters) that differ between replicas, each ``(N, ...)``.
+        shared: Those that do not.
+
+    Raises:
+        CannotBatch: The models cannot be stacked.
+    """
+
+    def __init__(self, task: Task, seeds: Sequence[int], traits: Traits) -> None:
+        self.task = task
+        self.model = task.model(seeds[0])
+        self.layout = _layout(self.model)
+        self.loss_fn = TrainingLoss(self.model, task.loss_fn)
+        points, states = {seeds[0]: self.layout.point(self.model)}, {seeds[0]: _state(self.model)}
+        for seed in seeds:
+            if seed not in points:
+                other = task.model(seed)
+                points[seed], states[seed] = _layout(other).point(other), _state(other)
+                if _layout(other) != self.layout or _shapes(states[seed]) != _shapes(states[seeds[0]]):
+                    raise CannotBatch(f"build({seeds[0]}) and build({seed}) make models of different shapes")
+        own = {
+            name
+            for name, tensor in states[seeds[0]].items()
+            if name in traits.changing or any(not torch.equal(tensor, s[name]) for s in states.values())
+        }
+        self.theta = torch.stack([points[seed] for seed in seeds])
+        self.stacked = {k: torch.stack([states[seed][k] for seed in seeds]) for k in sorted(own)}
+        self.shared = {k: t for k, t in states[seeds[0]].items() if k not in own}
+        # Replicas of one seed draw the same numbers; of several seeds they may not draw at all (see Traits).
+        self._randomness = "same" if len(points) == 1 else "error"
+
+    def gradients(self, batch: Batch, dims: Any) -> tuple[Tensor, Tensor]:
+        """Losses ``(N,)`` and gradients ``(N, P)`` of one batch; ``dims`` says which leaves are stacked.
+
+        The model must be in train mode; the buffers move on.
+        """
+
+        def loss(theta: Tensor, stacked: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            value, state = self.loss_fn.step(self.layout.unflatten(theta), stacked | self.shared, batch)
+            return value, {k: state[k] for k in stacked}
+
+        mapped = vmap(grad_and_value(loss, has_aux=True), in_dims=(0, 0, dims), randomness=self._randomness)
+        with reasons():
+            grads, (losses, self.stacked) = mapped(self.theta, self.stacked, batch)
+        return losses, grads
+
+    def measure(self, fn: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
+        """``fn(model, batch)`` for every replica on a shared batch, ``(N,)``; modes are the caller's."""
+        call = FunctionalLoss(self.model, fn)
+
+        def one(theta: Tensor, stacked: dict[str, Tensor]) -> Tensor:
+            return torch.as_tensor(call(self.layout.unflatten(theta), stacked | self.shared, batch))
+
+        try:
+            with reasons():
+                return vmap(one, randomness="same")(self.theta, self.stacked)
+        except CannotBatch:  # metrics may do in plain Python what a loss may not; then one after the other
+            each = range(len(self.theta))
+            return torch.stack([one(self.theta[i], {k: t[i] for k, t in self.stacked.items()}) for i in each])
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the replicas at index ``rows`` only."""
+        self.theta = self.theta[rows]
+        self.stacked = {k: t[rows] for k, t in self.stacked.items()}
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Whatever torch.func cannot do becomes :class:`CannotBatch` with the first line of its reason."""
+    try:
+        # Attention's fused kernels have no batching rule and would fall back to a loop.
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*performance drop.*")
+            yield
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise CannotBatch(f"{type(error).__name__}: {first}") from error
+
+
+def stack_batches(batches: Sequence[Batch]) -> tuple[Batch, Any]:
+    """One batch with a leading replica dimension, and which of its leaves have it, for ``vmap``.
+
+    Raises:
+        CannotBatch: Structures or shapes differ.
+    """
+    flat = [pytree.tree_flatten(batch) for batch in batches]
+    leaves, spec = flat[0]
+    if any(other != spec for _, other in flat):
+        raise CannotBatch("batches of different seeds differ in structure, so they cannot be stacked")
+    stacked, dims = [], []
+    for i, leaf in enumerate(leaves):
+        column = [each[i] for each, _ in flat]
+        if isinstance(leaf, Tensor):
+            shapes = {tuple(t.shape) for t in column}
+            if len(shapes) > 1:
+                raise CannotBatch(
+                    f"batches of different seeds have shapes {sorted(shapes)}, so they cannot be stacked"
+                )
+            stacked.append(torch.stack(column))
+            dims.append(0)
+        elif isinstance(leaf, (int, float, str, bool, type(None))) and all(x == leaf for x in column):
+            stacked.append(leaf)
+            dims.append(None)
+        else:
+            raise CannotBatch(f"batches hold a {type(leaf).__name__}, which cannot be stacked over seeds")
+    return pytree.tree_unflatten(stacked, spec), pytree.tree_unflatten(dims, spec)
+
+
+def _layout(model: nn.Module) -> ParamLayout:
+    if not any(p.requires_grad for p in model.parameters()):
+        return ParamLayout.of(model)  # which says so
+    try:
+        return ParamLayout.of(model)
+    except TaskError as error:
+        raise CannotBatch(str(error)) from error
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Clones of all tensors that are not trained: buffers and frozen parameters."""
+    frozen = {k: p for k, p in model.named_parameters() if not p.requires_grad}
+    return {k: t.detach().clone() for k, t in (*model.named_buffers(), *frozen.items())}
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {k: t.shape for k, t in state.items()}
+
+
+def _generators() -> tuple[Any, ...]:
+    """The global generators' states as comparable values."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    numpy: Any = np.random.get_state(legacy=True)
+    tensors = (torch.get_rng_state(), *cuda)
+    return random.getstate(), numpy[1].tobytes(), numpy[2:], tuple(t.numpy().tobytes() for t in tensors)

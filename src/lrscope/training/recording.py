@@ -1,0 +1,122 @@
+"""What every engine asks and answers alike: arguments in, :class:`Run` out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrscope.optimizers.spec import OptimizerSpec
+from lrscope.records import Cost, Event, Run, Status
+from lrscope.tasks import Task
+from lrscope.training.cell import Cell
+from lrscope.training.divergence import has_diverged
+
+FloatArray = NDArray[np.float64]
+OnProgress = Callable[[int, int], None]
+ShouldStop = Callable[[], bool]
+
+
+def check(task: Task, cells: Sequence[Cell], steps: int, record_every: int) -> None:
+    """Refuse arguments that no engine could run.
+
+    Raises:
+        TypeError: ``task`` is no Task, or an element of ``cells`` no Cell.
+        ValueError: No cells, a count below 1, or a learning rate that is negative or not finite.
+    """
+    if not isinstance(task, Task):
+        raise TypeError(f"task: expected a lrscope Task, got {type(task).__name__}")
+    if isinstance(cells, Cell) or not isinstance(cells, Sequence):
+        raise TypeError(f"cells: expected a sequence of Cell, got {type(cells).__name__}")
+    if not cells:
+        raise ValueError("cells: empty, so there is nothing to run; give at least one Cell(schedule)")
+    for name, count in {"steps": steps, "record_every": record_every}.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {count!r}")
+    for i, cell in enumerate(cells):
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cells: element {i} is a {type(cell).__name__}, expected a Cell")
+        rates = cell.schedule.values(steps)
+        bad = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
+        if bad.size:
+            raise ValueError(
+                f"cells: element {i} has learning rate {rates[bad[0]]:g} at step {bad[0]}; "
+                "it must be finite and at least 0"
+            )
+
+
+def finish(
+    task: Task,
+    spec: OptimizerSpec,
+    cell: Cell,
+    steps: int,
+    losses: FloatArray,
+    *,
+    engine: str,
+    record_every: int,
+    status: Status,
+    final: Mapping[str, float],
+    seconds: float,
+    environment: Mapping[str, Any],
+) -> Run:
+    """The record of one run.
+
+    Args:
+        task, spec, cell, steps: What was asked for.
+        losses: Batch losses that were seen, ``(n,)``; for a diverged run the last one is the loss that says so.
+        engine: Who ran it.
+        record_every: Rows kept: every so many steps, and always the last loss.
+        status: As far as the training losses tell; a finished run whose evaluation diverged is diverged too.
+        final: ``eval_loss`` and metrics after the last update; empty if not evaluated.
+        seconds: The run's share of the wall time.
+        environment: Versions and machine class.
+    """
+    seen = len(losses)
+    diverged = status == "diverged"
+    rates = cell.schedule.values(steps)
+    kept = [t for t in range(seen) if t % record_every == 0 or t == seen - 1]
+    rows = [{"step": t, **_finite(loss=losses[t], lr=rates[t])} for t in kept]
+    updates = seen - diverged
+    events: tuple[Event, ...] = ()
+    if diverged:
+        events = (Event(updates, "diverged", {"loss": _or_none(losses[-1])}),)
+    else:
+        rows.append({"step": updates, **_finite(**final)})
+    if status == "finished" and not has_survived(final, losses[0]):
+        status = "diverged"
+        events = (Event(updates, "diverged", {"loss": _or_none(final["eval_loss"])}),)
+    elif status == "interrupted":
+        events = (Event(updates, "interrupted"),)
+    return Run(
+        name=cell.name or task.name,
+        config={
+            "task": task.name,
+            "optimizer": spec.to_spec(),
+            "schedule": cell.schedule.to_spec(),
+            "steps": steps,
+            "seed": cell.seed,
+            "engine": engine,
+        },
+        rows=tuple(rows),
+        status=status,
+        events=events,
+        environment=environment,
+        cost=Cost(gradients=seen, updates=updates, seconds=seconds),
+    )
+
+
+def has_survived(final: Mapping[str, float], first_loss: float) -> bool:
+    """Whether the last update, which no training loss judges, left a usable model."""
+    return "eval_loss" not in final or not has_diverged(final["eval_loss"], first_loss)
+
+
+def _finite(**values: float) -> dict[str, float]:
+    # Rows go to JSON, which knows no nan or inf; a missing value says as much.
+    return {k: float(v) for k, v in values.items() if math.isfinite(v)}
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

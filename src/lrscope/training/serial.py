@@ -1,0 +1,76 @@
+"""One run after the other over ``torch.optim``: the plain reference that batched replicas are held equal to."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from lrscope.isolation import isolated_rng, mode_of
+from lrscope.optimizers.spec import OptimizerSpec
+from lrscope.records import Run, Status
+from lrscope.records import environment as versions
+from lrscope.tasks import BatchStream, Task
+from lrscope.training import recording
+from lrscope.training.cell import Cell
+from lrscope.training.divergence import has_diverged
+from lrscope.training.evaluate import evaluate as evaluate_model
+from lrscope.training.recording import OnProgress, ShouldStop
+
+
+def train_one(
+    task: Task,
+    optimizer: OptimizerSpec | str | dict[str, Any],
+    cell: Cell,
+    steps: int,
+    *,
+    record_every: int = 1,
+    evaluate: bool = True,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Run:
+    """Train one cell and return its record; arguments as in :func:`~lrscope.training.replicas`."""
+    spec = OptimizerSpec.parse(optimizer)
+    recording.check(task, [cell], steps, record_every)
+    model = task.model(cell.seed)
+    rates = cell.schedule.values(steps)
+    opt = spec.build([p for p in model.parameters() if p.requires_grad], lr=rates[0])
+    stream = BatchStream(task.train, cell.seed)
+    losses: list[float] = []
+    status: Status = "finished"
+    final: dict[str, float] = {}
+
+    started = time.perf_counter()
+    with isolated_rng(cell.seed), mode_of(model, training=True):
+        for step in range(steps):
+            if should_stop is not None and should_stop():
+                status = "interrupted"
+                break
+            for group in opt.param_groups:
+                group["lr"] = float(rates[step])
+            opt.zero_grad()
+            loss = task.loss_fn(model, task.to_device(next(stream)))
+            loss.backward()
+            losses.append(float(loss.detach()))
+            if has_diverged(losses[-1], losses[0]):
+                status = "diverged"
+                break
+            opt.step()
+            if on_progress is not None:
+                on_progress(step + 1, steps)
+        if evaluate and status == "finished":
+            final = evaluate_model(task, model)
+    return recording.finish(
+        task,
+        spec,
+        cell,
+        steps,
+        np.asarray(losses),
+        engine="serial",
+        record_every=record_every,
+        status=status,
+        final=final,
+        seconds=time.perf_counter() - started,
+        environment=versions(),
+    )
