@@ -1,0 +1,17 @@
+"""How large a step survives, and what happens beyond: thresholds, critical learning rate, catapults, watching."""
+
+from lrscope.records import CriticalLR
+from lrscope.stability.catapult import Catapult, find_catapults
+from lrscope.stability.critical import critical_lr
+from lrscope.stability.probes import SharpnessProbe, StabilityGauge
+from lrscope.stability.watch import Watch
+
+__all__ = [
+    "Catapult",
+    "CriticalLR",
+    "SharpnessProbe",
+    "StabilityGauge",
+    "Watch",
+    "critical_lr",
+    "find_catapults",
+]
