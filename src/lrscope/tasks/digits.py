@@ -29,6 +29,21 @@ def digits(
 ) -> Task:
     """1,797 real 8x8 digits (UCI, as shipped with scikit-learn): 1,000 to train on, 797 to judge by.
 
+    Pixels are scaled by fixed numbers to about mean 0 and variance 1. Clean digits are learned so well that the
+    evaluation loss hangs on a handful of images; so fresh noise is added to every training batch, and evaluation
+    uses four fixed noisy copies of its images. The loss then has a floor that no rate can beat, and answers to the
+    learning rate smoothly. Measured with the defaults (3 seeds, linear decay to zero after 20 warmup steps), mean
+    evaluation loss and its relative standard deviation over seeds:
+
+    ==================  ============  ============  ============  ============
+    SGD, momentum 0.9   0.01          0.03          0.1           0.3
+    ..                  0.413 (1.3%)  0.328 (1.1%)  0.283 (1.4%)  0.352 (3.4%)
+    AdamW               0.001         0.003         0.01          0.03
+    ..                  0.439 (2.0%)  0.332 (1.1%)  0.274 (0.9%)  0.276 (3.3%)
+    ==================  ============  ============  ============  ============
+
+    One step takes about 0.5 ms on one CPU core for the MLP (8,970 parameters), 1.8 ms for the CNN (1,922).
+
     Args:
         model: ``"mlp"``, or ``"cnn"`` with GroupNorm.
         width: Hidden units of the MLP (64), channels of the CNN's first block (8).
@@ -42,7 +57,7 @@ def digits(
     (x, y), (eval_x, eval_y) = split()
     with_noise = partial(corrupt, noise=noise)
     generator = torch.Generator().manual_seed(0)
-    copies = [corrupt((eval_x, eval_y), noise=noise, generator=generator) for _ in range(EVAL_COPIES)]
+    copies = [corrupt((eval_x, eval_y), generator, noise=noise) for _ in range(EVAL_COPIES)]
     images, labels = (torch.cat(parts) for parts in zip(*copies, strict=True))
     width = width or (64 if model == "mlp" else 8)
     return Task(
@@ -79,9 +94,7 @@ def split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     return (images[order[train]], labels[order[train]]), (images[order[~train]], labels[order[~train]])
 
 
-def corrupt(
-    batch: tuple[Tensor, Tensor], *, noise: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def corrupt(batch: tuple[Tensor, Tensor], generator: torch.Generator, *, noise: float) -> tuple[Tensor, Tensor]:
     """Add normal noise to every pixel, then centre and scale by fixed numbers."""
     x, y = batch
     noisy = x + noise * torch.randn(x.shape, generator=generator)

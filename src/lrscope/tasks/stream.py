@@ -60,14 +60,16 @@ class BatchStream:
         generators, samplers = _generators(self.source), _epoch_samplers(self.source)
         seed = int(np.random.SeedSequence([self.seed, self.epoch_index]).generate_state(1)[0])
         outside_epochs = [sampler.epoch for sampler in samplers]
-        with isolated_rng(seed, generators):
-            for sampler in samplers:
-                sampler.set_epoch(seed)
-            batches = iter(self.source)
-            batch = next(batches, _END)
-            inside = RandomState.take(generators)
-        for sampler, epoch in zip(samplers, outside_epochs, strict=True):
-            sampler.set_epoch(epoch)
+        try:
+            with isolated_rng(seed, generators):
+                for sampler in samplers:
+                    sampler.set_epoch(seed)
+                batches = iter(self.source)
+                batch = next(batches, _END)
+                inside = RandomState.take(generators)
+        finally:
+            for sampler, epoch in zip(samplers, outside_epochs, strict=True):
+                sampler.set_epoch(epoch)
         # Loaders that draw only when an epoch starts say so, and are spared the exchange at every batch.
         draws_later = not getattr(self.source, "draws_only_at_start", False)
         while batch is not _END:
