@@ -1,0 +1,48 @@
+"""What the words of a report mean."""
+
+GLOSSARY: tuple[tuple[str, str], ...] = (
+    ("Peak learning rate", "The largest learning rate of the schedule, reached at the end of the warmup."),
+    (
+        "Warmup",
+        "The first updates, during which the learning rate climbs to its peak. It gives training time to move to a "
+        "flatter region, where larger steps are stable.",
+    ),
+    (
+        "Critical learning rate η_c",
+        "The largest learning rate whose next step does not raise the loss, found by trying steps on the same batch "
+        "with forward passes only. Also called the largest stable learning rate now.",
+    ),
+    (
+        "Sharpness λ",
+        "The largest eigenvalue of the Hessian of the training loss: the curvature of the steepest direction.",
+    ),
+    (
+        "Preconditioned sharpness",
+        "The same for the Hessian as an adaptive optimizer sees it, after its division by the running size of the "
+        "gradients. For Adam this one decides stability.",
+    ),
+    (
+        "Stable learning rate (stability limit)",
+        "The largest learning rate that the measured curvature allows: the optimizer's threshold divided by the "
+        "sharpness (for plain gradient descent 2/λ). It describes one moment: sharpness changes as training goes on, "
+        "and small batches lower the limit.",
+    ),
+    (
+        "Headroom",
+        "Learning rate divided by the stable learning rate of that moment. Below 1 there is room; above 1 the loss "
+        "in the sharpest direction grows until the curvature gives way.",
+    ),
+    (
+        "Catapult",
+        "The loss jumps because the learning rate exceeds the limit, the sharpness falls in response, and the loss "
+        "comes back down. Harmless when small.",
+    ),
+    (
+        "Diverged",
+        "The loss became infinite, not a number, or a thousand times its first value; the run was stopped there.",
+    ),
+    (
+        "Horizon",
+        "Number of updates of a short run. Every short run has the whole shape: warmup, peak, decay to zero.",
+    ),
+)
