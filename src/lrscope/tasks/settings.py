@@ -37,10 +37,10 @@ def as_arguments(what: str, fn: Callable[..., Any], settings: Mapping[str, Any])
             )
     needed = [n for n, p in named.items() if p.default is p.empty and n not in settings]
     if needed:
+        values = " ".join(f"--set {name}=VALUE" for name in needed)
         raise TaskError(
-            f"task: {what} needs {', '.join(needed)}; give "
-            + " ".join(f"--set {name}=VALUE" for name in needed)
-            + f" (in Python: load(..., {{{needed[0]!r}: ...}})), or give the argument a default"
+            f"task: {what} needs {', '.join(needed)}; give {values} (in Python: settings={{{needed[0]!r}: ...}}), "
+            "or name a function whose arguments have defaults"
         )
     kinds = _annotations(fn)
     return {
