@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from lrscope import schedules as lrs
 from lrscope.errors import ScheduleError
 
-settings.register_profile("fast", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("fast")
+fast = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 numbers = st.floats(-100, 100, allow_subnormal=False)
 positive = st.floats(1e-6, 100)
@@ -63,27 +62,32 @@ def same_bits(a, b):
     return np.array_equal(np.asarray(a).view(np.int64), np.asarray(b).view(np.int64))
 
 
+@fast
 @given(finite, finite, any_schedule)
 def test_then_is_associative(a, b, c):
     assert a.then(b).then(c) == a.then(b.then(c))
 
 
+@fast
 @given(finite, any_schedule)
 def test_a_join_runs_each_part_from_its_own_step_0(a, b):
     joined, n = a.then(b), a.num_steps
     assert same_bits(joined.values(n + 50), np.concatenate([a.values(), b.values(50)]))
 
 
+@fast
 @given(finite, finite)
 def test_wrapping_changes_nothing(a, b):
     assert lrs.Join((lrs.Join((a, b)), lrs.Constant(0.0))) == lrs.Join((a, b, lrs.Constant(0.0)))
 
 
+@fast
 @given(any_schedule, any_schedule, some_steps)
 def test_a_product_is_pointwise(a, b, at):
     assert [(a * b)(t) for t in at] == [a(t) * b(t) for t in at]
 
 
+@fast
 @given(any_schedule, numbers, some_steps)
 def test_a_number_scales(a, c, at):
     assert [(c * a)(t) for t in at] == [c * a(t) for t in at]
@@ -91,22 +95,26 @@ def test_a_number_scales(a, c, at):
         assert (c * a).num_steps == a.num_steps == (a * c).num_steps
 
 
+@fast
 @given(any_schedule)
 def test_a_scalar_has_the_bits_of_the_table(s):
     assert same_bits([s(t) for t in range(90)], s.values(90))
 
 
+@fast
 @given(finite, st.integers(0, 10**9))
 def test_the_end_value_is_held(s, beyond):
     assert s(s.num_steps + beyond) == s(s.num_steps)
     assert s.values().shape == (s.num_steps,)
 
 
+@fast
 @given(any_schedule)
 def test_the_values_are_finite(s):
     assert np.isfinite(s.values(100)).all()
 
 
+@fast
 @given(any_schedule)
 def test_a_spec_round_trips(s):
     back = lrs.from_spec(json.loads(json.dumps(s.to_spec())))
@@ -114,6 +122,7 @@ def test_a_spec_round_trips(s):
     assert same_bits(back.values(60), s.values(60))
 
 
+@fast
 @given(any_schedule)
 def test_text_round_trips(s):
     back = lrs.parse(s.to_text())
@@ -121,11 +130,13 @@ def test_text_round_trips(s):
     assert same_bits(back.values(60), s.values(60))
 
 
+@fast
 @given(any_schedule)
 def test_the_repr_evaluates_back(s):
     assert eval(repr(s), vars(lrs)) == s
 
 
+@fast
 @given(any_schedule)
 def test_pickle_equality_and_hash(s):
     back = pickle.loads(pickle.dumps(s))
@@ -134,7 +145,8 @@ def test_pickle_equality_and_hash(s):
     assert back.then(0.5) != back if s.num_steps is not None else True
 
 
-@given(st.lists(st.floats(0.5, 30), min_size=1, max_size=3), st.integers(100, 5000))
+@fast
+@given(st.lists(st.floats(1.01, 30), min_size=1, max_size=3), st.integers(100, 5000))
 def test_percentages_leave_no_gap(percentages, horizon):
     text = " > ".join(f"linear({p!r}%)" for p in percentages)
     s = lrs.parse(f"{text} > cosine(to=0)", horizon)
@@ -152,14 +164,15 @@ HORIZONS = st.sampled_from([None, lrs.Horizon(100, 10, 64.0), lrs.Horizon(7)])
 def one_line_error_or(build):
     start = time.perf_counter()
     try:
-        assert isinstance(build(), lrs.Schedule)
+        outcome = build()
     except ScheduleError as error:
-        assert "\n" not in str(error)
-        assert str(error)
-    return time.perf_counter() - start
+        outcome = str(error)
+    took = time.perf_counter() - start
+    assert isinstance(outcome, lrs.Schedule) or (outcome and "\n" not in outcome)
+    return took
 
 
-@settings(max_examples=300)
+@settings(fast, max_examples=300)
 @given(st.text(max_size=60) | almost_text, HORIZONS)
 def test_any_text_is_a_schedule_or_a_one_line_error(text, horizon):
     one_line_error_or(lambda: lrs.parse(text, horizon))
@@ -196,7 +209,7 @@ json_values = st.recursive(
 KEYS = ["kind", "start", "end", "steps", "value", "parts", "factors", "power", "levels", "boundaries", "timescale"]
 
 
-@settings(max_examples=200)
+@settings(fast, max_examples=200)
 @given(any_schedule, st.sampled_from(KEYS), json_values)
 def test_any_spec_is_a_schedule_or_a_one_line_error(s, key, value):
     one_line_error_or(lambda: lrs.from_spec({**s.to_spec(), key: value}))

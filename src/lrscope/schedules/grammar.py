@@ -39,12 +39,13 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Segment:
-    """A shape with its length, if written, and its options."""
+    """A shape with its length, if written, its options and where each option stands."""
 
     place: int
     name: str
     length: Quantity | None = None
     options: dict[str, Quantity | list[Quantity]] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ class _Reader:
         name = self.take()
         length: Quantity | None = None
         options: dict[str, Quantity | list[Quantity]] = {}
+        places: dict[str, int] = {}
         if self.sees("("):
             self.take()
             while not self.sees(")"):
@@ -176,6 +178,7 @@ class _Reader:
                     key = self.take()
                     if key.text in options:
                         fail(self.text, key.place, f"{key.text}= is given twice")
+                    places[key.text] = key.place
                     self.expect("=", f"and a value after the option {short(key.text)}")
                     options[key.text] = self.items() if self.sees("[") else self.quantity()
                 elif length is None and not options:
@@ -185,7 +188,7 @@ class _Reader:
                 if not self.sees(")"):
                     self.expect(",", f"or ')' in {short(name.text)}(...)")
             self.take()
-        return Segment(name.place, name.text, length, options)
+        return Segment(name.place, name.text, length, options, places)
 
     def items(self) -> list[Quantity]:
         self.take()

@@ -45,7 +45,9 @@ class Horizon:
             amount: 0 or more.
             unit: ``"steps"``, ``"epochs"``, ``"tokens"`` or ``"%"`` of this horizon.
         """
-        exact = Fraction(number("Horizon", "amount", amount)).limit_denominator(10**12)  # 33.3 means 333/10, so that percentages add up
+        exact = Fraction(number("Horizon", "amount", amount)).limit_denominator(
+            10**12
+        )  # 33.3 means 333/10, so that percentages add up
         if unit == "%":
             return exact * self.steps / 100
         if unit in ("step", "steps"):

@@ -43,15 +43,12 @@ class PlacedSegment:
         if node.name not in SHAPES:
             self.builder.fail(node, f"unknown segment {node.name[:40]!r}; {did_you_mean(node.name, SHAPES)}")
         options, make = SHAPES[node.name]
-        for name, given in node.options.items():
+        for name, place in node.places.items():
             if name not in options:
-                place = (given[0] if given else node) if isinstance(given, list) else given
-                self.builder.fail(
-                    place,
-                    f"{node.name} has no option {name[:40]!r}; {did_you_mean(name, options)}; a length comes first",
-                )
+                known = did_you_mean(name, options)
+                self.builder.fail(place, f"{node.name} has no option {name[:40]!r}; {known}; a length comes first")
         if node.length is not None and node.length.number > 0 and self.after(node.length) == 0:
-            self.builder.fail(node.length, "is less than half a step of this horizon; write 0 or 1 step")
+            self.builder.fail(node.length, "rounds to no step of this horizon; write 0 or 1 step")
         try:
             return make(self)
         except ScheduleError as error:
@@ -76,13 +73,15 @@ class PlacedSegment:
                 return self.builder.fail(self.node, f"{self.node.name} needs {name}=")
             return default
         if isinstance(given, list) or given.unit is not None:
-            return self.builder.fail(self.node, f"{name}= must be one plain number, without a unit")
+            return self.builder.fail(self.node.places[name], f"{name}= must be one plain number, without a unit")
         return given.number
 
     def several(self, name: str) -> list[Quantity]:
         given = self.node.options.get(name)
         if not isinstance(given, list):
-            return self.builder.fail(self.node, f"{self.node.name} needs {name}=[...], a list")
+            return self.builder.fail(
+                self.node.places.get(name, self.node.place), f"{self.node.name} needs {name}=[...], a list"
+            )
         return given
 
     def after(self, q: Quantity) -> int:

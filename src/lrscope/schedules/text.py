@@ -55,8 +55,8 @@ class Builder:
     text: str
     horizon: Horizon | None
 
-    def fail(self, node: Node, message: str) -> Any:
-        grammar.fail(self.text, node.place, message)
+    def fail(self, at: Node | int, message: str) -> Any:
+        grammar.fail(self.text, at if isinstance(at, int) else at.place, message)
 
     def in_steps(self, q: Quantity) -> Fraction:
         """The length as an exact number of steps."""
