@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -60,7 +60,8 @@ class Task:
                 continue
             if not isinstance(batches, Iterable):
                 raise TaskError(f"Task({what}=): expected batches to iterate over, got {type(batches).__name__}")
-            if iter(batches) is batches:
+            # Not by calling iter(): a DataLoader would draw from its generator, or start its workers.
+            if isinstance(batches, Iterator):
                 raise TaskError(
                     f"Task({what}=): got a one-shot iterator ({type(batches).__name__}), which is empty after one "
                     "epoch; give a DataLoader, a list, or an object whose __iter__ starts a new epoch"
