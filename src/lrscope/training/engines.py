@@ -18,7 +18,7 @@ from lrscope.training import recording
 from lrscope.training.cell import Cell
 from lrscope.training.program import CannotBatch, Program, Traits, examine
 from lrscope.training.recording import OnProgress, ShouldStop
-from lrscope.training.replicas import Feed, chunks, default_chunk, replicas
+from lrscope.training.replicas import Feed, chunks, default_chunk, replicas, seeds_mix
 from lrscope.training.serial import train_one
 
 Engine = Literal["auto", "serial", "replicas"]
@@ -67,7 +67,7 @@ def run_cells(
     if engine not in get_args(Engine):
         raise ValueError(f"engine: expected one of {', '.join(get_args(Engine))}, got {engine!r}")
     spec = OptimizerSpec.parse(optimizer)
-    recording.check(task, cells, steps, record_every)
+    recording.check(task, cells, steps, record_every=record_every, chunk=chunk)
     options: dict[str, Any] = {
         "record_every": record_every,
         "evaluate": evaluate,
@@ -113,7 +113,7 @@ def _measured(task: Task, spec: OptimizerSpec, cells: Sequence[Cell], chunk: int
         seed = cells[0].seed
         traits = examine(task, seed, task.to_device(next(BatchStream(task.train, seed))))
         gradients += 1
-        part = next(chunks(cells, chunk or default_chunk(traits.grad), by_seed=traits.draws))
+        part = next(chunks(cells, chunk or default_chunk(traits.grad), by_seed=not seeds_mix(task, cells, traits)))
         batched = _time_batched(task, spec, [cells[i].seed for i in part], traits) / len(part)
         gradients += (TRIALS + 1) * len(part)
     except CannotBatch as error:

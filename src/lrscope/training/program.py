@@ -34,8 +34,7 @@ class Traits:
     Attributes:
         seed: Whose initialisation.
         changing: Buffers that training changes, which every replica needs for itself.
-        draws: The model draws random numbers (dropout). Replicas then form one program only with those of their
-            own seed, and draw the same numbers, as each would on its own.
+        draws: The model draws random numbers (dropout).
         loss, grad: Value and gradient there, shapes ``()`` and ``(P,)``, to check the batched program by.
     """
 
@@ -65,7 +64,7 @@ def examine(task: Task, seed: int, batch: Batch) -> Traits:
     loss_fn = TrainingLoss(model, task.loss_fn)
     theta = layout.point(model).requires_grad_()
     state = _state(model)
-    versions = {name: t._version for name, t in state.items()}
+    original = {name: t.clone() for name, t in state.items()}
     with isolated_rng(seed), mode_of(model, training=True), sdpa_kernel(SDPBackend.MATH):
         before = _generators()
         loss, after = loss_fn.step(layout.unflatten(theta), state, batch)
@@ -77,7 +76,8 @@ def examine(task: Task, seed: int, batch: Batch) -> Traits:
             "reduce it, for example with .mean()"
         )
     (grad,) = torch.autograd.grad(loss, theta)
-    changing = frozenset(k for k, t in after.items() if t is not state[k] or t._version != versions[k])
+    # By value: batch normalisation moves its statistics without torch's version counters noticing.
+    changing = frozenset(k for k, t in after.items() if not torch.equal(t, original[k]))
     return Traits(seed, changing, draws, loss.detach(), grad)
 
 
@@ -113,7 +113,7 @@ class Program:
         self.theta = torch.stack([points[seed] for seed in seeds])
         self.stacked = {k: torch.stack([states[seed][k] for seed in seeds]) for k in sorted(own)}
         self.shared = {k: t for k, t in states[seeds[0]].items() if k not in own}
-        # Replicas of one seed draw the same numbers; of several seeds they may not draw at all (see Traits).
+        # Replicas of one seed draw the same numbers, as each would on its own; of several seeds they may not draw.
         self._randomness = "same" if len(points) == 1 else "error"
 
     def gradients(self, batch: Batch, dims: Any) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Cost, Event, Run, Status
+from lrscope.schedules import Schedule
 from lrscope.tasks import Task
 from lrscope.training.cell import Cell
 from lrscope.training.divergence import has_diverged
@@ -20,11 +21,11 @@ OnProgress = Callable[[int, int], None]
 ShouldStop = Callable[[], bool]
 
 
-def check(task: Task, cells: Sequence[Cell], steps: int, record_every: int) -> None:
+def check(task: Task, cells: Sequence[Cell], steps: int, *, record_every: int = 1, chunk: int | None = None) -> None:
     """Refuse arguments that no engine could run.
 
     Raises:
-        TypeError: ``task`` is no Task, or an element of ``cells`` no Cell.
+        TypeError: ``task`` is no Task, or an element of ``cells`` no Cell with a schedule and a whole seed.
         ValueError: No cells, a count below 1, or a learning rate that is negative or not finite.
     """
     if not isinstance(task, Task):
@@ -33,12 +34,21 @@ def check(task: Task, cells: Sequence[Cell], steps: int, record_every: int) -> N
         raise TypeError(f"cells: expected a sequence of Cell, got {type(cells).__name__}")
     if not cells:
         raise ValueError("cells: empty, so there is nothing to run; give at least one Cell(schedule)")
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"chunk: expected a positive integer or None, got {chunk!r}")
     for name, count in {"steps": steps, "record_every": record_every}.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ValueError(f"{name}: expected a positive integer, got {count!r}")
     for i, cell in enumerate(cells):
         if not isinstance(cell, Cell):
             raise TypeError(f"cells: element {i} is a {type(cell).__name__}, expected a Cell")
+        if not isinstance(cell.schedule, Schedule):
+            raise TypeError(
+                f"cells: element {i} has a {type(cell.schedule).__name__} for its schedule; "
+                "for a fixed learning rate give lrs.schedules.Constant(lr)"
+            )
+        if not isinstance(cell.seed, int):
+            raise TypeError(f"cells: element {i} has seed {cell.seed!r}, expected an integer")
         rates = cell.schedule.values(steps)
         bad = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
         if bad.size:

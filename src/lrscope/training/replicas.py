@@ -67,16 +67,14 @@ def replicas(
         ValueError, TypeError: An argument is out of range or of the wrong type.
     """
     spec = OptimizerSpec.parse(optimizer)
-    recording.check(task, cells, steps, record_every)
-    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk: expected a positive integer or None, got {chunk!r}")
+    recording.check(task, cells, steps, record_every=record_every, chunk=chunk)
     first = cells[0].seed
     traits = examine(task, first, task.to_device(next(BatchStream(task.train, first))))
     size = chunk or default_chunk(traits.grad)
     environment = versions()
     runs: dict[int, Run] = {}
     done = 0
-    for part in chunks(cells, size, by_seed=traits.draws):
+    for part in chunks(cells, size, by_seed=not seeds_mix(task, cells, traits)):
         job = _Chunk(task, spec, [cells[i] for i in part], steps, traits)
 
         def progress(updates: int, before: int = done) -> None:
@@ -111,6 +109,26 @@ def default_chunk(theta: Tensor) -> int:
     each = 5 * theta.numel() * theta.element_size()
     room = 16 * 2**20 if theta.device.type == "cpu" else 4 * 2**30
     return max(4, min(32 if theta.device.type == "cpu" else 256, room // each))
+
+
+def seeds_mix(task: Task, cells: Sequence[Cell], traits: Traits) -> bool:
+    """Whether one program may hold replicas of different seeds, found by a gradient of two.
+
+    A model with dropout must not: its draws would depend on the company it runs in. And some losses cannot take a
+    stacked batch (``F.one_hot`` looks at its values) though they can take a shared one.
+    """
+    if traits.draws:
+        return False
+    seeds = list(dict.fromkeys(c.seed for c in cells))[:2]
+    if len(seeds) == 1:
+        return True
+    program = Program(task, seeds, traits)
+    try:
+        with isolated_rng(seeds[0]), mode_of(program.model, training=True):
+            program.gradients(*Feed.of(task, seeds).next(seeds))
+    except CannotBatch:
+        return False
+    return True
 
 
 def chunks(cells: Sequence[Cell], size: int, *, by_seed: bool) -> Iterator[list[int]]:
@@ -178,7 +196,7 @@ class _Chunk:
                 self.rule.update(program.theta, grads, rates[step], self.state)
                 if (step + 1) % LOOK_EVERY == 0 or step + 1 == self.steps:
                     if self._look(step + 1):
-                        columns = torch.tensor(self.active, device=self.rates.device)
+                        columns = torch.tensor(self.active, dtype=torch.long, device=self.rates.device)
                         rates = self.rates[:, columns]
                     progress(sum(self.steps if s == "diverged" else step + 1 for s in self.status))
                     if not self.active:

@@ -32,7 +32,7 @@ def train_one(
 ) -> Run:
     """Train one cell and return its record; arguments as in :func:`~lrscope.training.replicas`."""
     spec = OptimizerSpec.parse(optimizer)
-    recording.check(task, [cell], steps, record_every)
+    recording.check(task, [cell], steps, record_every=record_every)
     model = task.model(cell.seed)
     rates = cell.schedule.values(steps)
     opt = spec.build([p for p in model.parameters() if p.requires_grad], lr=rates[0])
