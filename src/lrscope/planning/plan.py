@@ -150,10 +150,9 @@ def _center(critical: Sequence[CriticalLR], spec: OptimizerSpec) -> float:
 
 def _text(peak: float, warmup: int, steps: int, decay: Decay) -> str:
     """The schedule as text for the command line and ``parse``."""
-    rest = f"{decay}(to=0)"
     if warmup <= 1:
-        return f"{peak:.6g} * {decay}({steps}, from=1, to=0)"
-    return f"{peak:.6g} * (linear({warmup - 1}, from={1 / warmup:.8g}, to=1) > {rest})"
+        return f"{peak!r} * {decay}({steps}, from=1, to=0)"
+    return f"{peak!r} * (nonzero_warmup({warmup}) > {decay}(to=0))"
 
 
 def _not_tried(

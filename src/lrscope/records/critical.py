@@ -16,9 +16,9 @@ class CriticalLR:
     """Largest learning rate whose next step does not raise the loss, by the loss catapult.
 
     Attributes:
-        lr: Geometric mean over the batches measured; ``nan`` unless the status is ``found``.
+        lr: Geometric mean over the batches with a crossing; ``nan`` unless the status is ``found``.
         low, high: Smallest and largest over the batches; with one batch, the ends of the bracket that holds it.
-        status: ``found``; or why there is no number.
+        status: ``found`` on at least half of the batches; or why there is no number.
         samples: The critical LR of every batch (``nan`` where none was found).
         optimizer: Name and hyper-parameters of the update rule that was stepped.
         two_over_sharpness: 2/sharpness for SGD, or the first-step threshold on the preconditioned sharpness for

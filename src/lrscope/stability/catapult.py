@@ -11,7 +11,7 @@ from lrscope.records import Run
 
 RISE = 1.15
 """A climb of the smoothed loss by less than this factor is not called a catapult, however quiet the run."""
-NOISE = 6.0
+NOISE = 8.0
 """Nor is one below this many standard deviations of the smoothed loss's own noise."""
 
 
@@ -51,7 +51,7 @@ def find_catapults(run: Run) -> list[Catapult]:
     x = np.log(np.maximum(loss, 1e-300))
     width = max(1, len(x) // 200) * 2 + 1 if _noise(x) > 1e-3 else 1
     smooth = _running_median(x, width)
-    threshold = max(math.log(RISE), NOISE * _noise(x) / math.sqrt(width))
+    threshold = max(math.log(RISE), NOISE * 1.2533 * _noise(x) / math.sqrt(width))  # a median's spread
     found: list[Catapult] = []
     lowest, onset, at = smooth[0], 0, 0
     while at < len(smooth):

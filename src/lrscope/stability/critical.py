@@ -106,8 +106,9 @@ def _search(
     max_forwards: int,
 ) -> _Reading:
     # The step that would bring the linearised loss to zero is of the right order for any scale of loss.
-    downhill = slope < 0
-    lr = min(max(-loss / slope, smallest), largest) if downhill and loss > 0 else min(1.0, largest)
+    if slope >= 0:  # momentum carries this batch uphill: every small step raises its loss
+        return _Reading(smallest, smallest, "unstable at the smallest")
+    lr = min(max(-loss / slope, smallest), largest) if slope < 0 and loss > 0 else min(1.0, largest)
     low, high = 0.0, math.inf
     for _ in range(max_forwards):
         value = probe(lr)
@@ -180,7 +181,7 @@ def _curvature_limit(
 def _combine(readings: list[_Reading], label: str, limit: float | None, cost: Cost) -> CriticalLR:
     samples = tuple(r.lr for r in readings)
     found = [r for r in readings if r.status == "found"]
-    if found and len(found) * 2 > len(readings):
+    if found and len(found) * 2 >= len(readings):
         lr = math.exp(sum(math.log(r.lr) for r in found) / len(found))
         one = len(found) == 1
         low = found[0].low if one else min(r.lr for r in found)

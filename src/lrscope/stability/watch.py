@@ -77,6 +77,8 @@ class Watch:
             row |= {k: v for k, v in reading.items() if v is not None and math.isfinite(v)}
         self._writer.row(self.steps, **row)
         self.steps += 1
+        if due:
+            self._writer.flush()
         if due and self.on_reading is not None:
             self.on_reading(row)
         return row if due else None
