@@ -25,24 +25,25 @@ def digits(
     depth: int = 2,
     batch_size: int = 64,
     steps: int = 500,
-    noise: float = 0.3,
+    noise: float = 0.4,
 ) -> Task:
     """1,797 real 8x8 digits (UCI, as shipped with scikit-learn): 1,000 to train on, 797 to judge by.
 
     Pixels are scaled by fixed numbers to about mean 0 and variance 1. Clean digits are learned so well that the
     evaluation loss hangs on a handful of images; so fresh noise is added to every training batch, and evaluation
     uses four fixed noisy copies of its images. The loss then has a floor that no rate can beat, and answers to the
-    learning rate smoothly. Measured with the defaults (3 seeds, linear decay to zero after 20 warmup steps), mean
+    learning rate smoothly. Measured with the default MLP (8 seeds, linear decay to zero after 20 warmup steps), mean
     evaluation loss and its relative standard deviation over seeds:
 
-    ==================  ============  ============  ============  ============
-    SGD, momentum 0.9   0.01          0.03          0.1           0.3
-    ..                  0.413 (1.3%)  0.328 (1.1%)  0.283 (1.4%)  0.352 (3.4%)
-    AdamW               0.001         0.003         0.01          0.03
-    ..                  0.439 (2.0%)  0.332 (1.1%)  0.274 (0.9%)  0.276 (3.3%)
-    ==================  ============  ============  ============  ============
+    =================  ============  ============  ============  ============  ============
+    SGD, momentum 0.9  0.01          0.03          0.1           0.2           0.4
+    evaluation loss    0.619 (1.6%)  0.521 (1.4%)  0.469 (3.0%)  0.495 (1.8%)  0.912 (62%)
+    AdamW              0.001         0.003         0.01          0.02          0.04
+    evaluation loss    0.664 (2.0%)  0.533 (1.0%)  0.450 (1.3%)  0.451 (1.4%)  0.480 (1.1%)
+    =================  ============  ============  ============  ============  ============
 
-    One step takes about 0.5 ms on one CPU core for the MLP (8,970 parameters), 1.8 ms for the CNN (1,922).
+    A good run ends at an accuracy of about 0.85. One step takes about 0.5 ms on an idle CPU core for the MLP (8,970
+    parameters), 1.8 ms for the CNN (1,922).
 
     Args:
         model: ``"mlp"``, or ``"cnn"`` with GroupNorm.
@@ -101,4 +102,4 @@ def corrupt(batch: tuple[Tensor, Tensor], generator: torch.Generator, *, noise: 
     return (noisy - PIXEL_MEAN) / PIXEL_STD, y
 
 
-PIXEL_MEAN, PIXEL_STD = 0.3, 0.5  # of the training images with noise, rounded
+PIXEL_MEAN, PIXEL_STD = 0.3, 0.55  # of the training images with noise, rounded

@@ -22,7 +22,9 @@ def topics(
     differ a little between Python versions; compare numbers from one version only.
 
     Args:
-        size: ``"tiny"``, ``"small"`` or ``"base"``: four blocks of width 32, 64 or 128.
+        size: ``"tiny"`` (56,032 parameters), ``"small"`` (210,368) or ``"base"`` (813,952): four blocks of width 32,
+            64 or 128, head tied to the embedding. One step of the defaults takes about 9, 18 and 37 ms on one or two
+            CPU cores.
         batch_size: Windows in a batch.
         context: Characters in a window.
         steps: Updates of one ordinary run.
