@@ -17,13 +17,13 @@ if TYPE_CHECKING:
         score_against_lr,
         stability_limit,
     )
-    from lrscope.reports.load import Story, load
+    from lrscope.reports.story import Story, load
     from lrscope.reports.write import write_report
 
 _HOME = {
-    "Story": "load",
+    "Story": "story",
     "headroom": "figures",
-    "load": "load",
+    "load": "story",
     "loss_curves": "figures",
     "lr_warmup_map": "figures",
     "metric_curves": "figures",

@@ -1,5 +1,7 @@
 """What the words of a report mean."""
 
+from lrscope.reports.markup import Markup
+
 GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Peak learning rate", "The largest learning rate of the schedule, reached at the end of the warmup."),
     (
@@ -8,12 +10,12 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "flatter region, where larger steps are stable.",
     ),
     (
-        "Critical learning rate η_c",
+        Markup("Critical learning rate <i>η</i><sub>c</sub>"),
         "The largest learning rate whose next step does not raise the loss, found by trying steps on the same batch "
         "with forward passes only. Also called the largest stable learning rate now.",
     ),
     (
-        "Sharpness λ",
+        Markup("Sharpness <i>λ</i>"),
         "The largest eigenvalue of the Hessian of the training loss: the curvature of the steepest direction.",
     ),
     (

@@ -8,9 +8,9 @@ from importlib.resources import files
 from typing import Any
 
 from lrscope.reports import sections
-from lrscope.reports.load import Story
 from lrscope.reports.markup import Markup, tag
 from lrscope.reports.pictures import pictures
+from lrscope.reports.story import Story
 from lrscope.reports.svg import css_variables
 
 MOST_POINTS = 2000  # per column in the embedded data; run.json beside the report holds every point

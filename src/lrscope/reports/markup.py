@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 
@@ -36,10 +37,12 @@ def join(*children: object) -> Markup:
     return Markup("".join(parts))
 
 
-def table(header: list[object], rows: list[list[object]], *, numeric: int = 1, class_: str | None = None) -> Markup:
+def table(
+    header: Sequence[object], rows: Sequence[Sequence[object]], *, numeric: int = 1, class_: str | None = None
+) -> Markup:
     """A table in a box of its own that scrolls sideways; columns from ``numeric`` on are numbers."""
 
-    def line(cells: list[object], cell: str) -> Markup:
+    def line(cells: Sequence[object], cell: str) -> Markup:
         return tag("tr", [tag(cell, c, class_="n" if i >= numeric else None) for i, c in enumerate(cells)])
 
     body = tag("tbody", [line(row, "td") for row in rows])

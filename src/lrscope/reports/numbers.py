@@ -47,6 +47,15 @@ def times(ratio: float) -> str:
     return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.2g} times"
 
 
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def sentence(text: str) -> str:
+    """A note as a sentence: capital first, full stop last."""
+    return capital(text) if text.endswith((".", "!", "?")) else f"{capital(text)}."
+
+
 def plural(number: int, noun: str) -> str:
     return f"{count(number)} {noun}" + ("" if number == 1 else "s")
 

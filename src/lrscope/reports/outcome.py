@@ -10,9 +10,10 @@ import numpy as np
 
 from lrscope.records import Run
 
-SHORT = {"planned": "plan", "default": "default", "cosine": "cosine"}
+SHORT = {"planned": "plan", "run": "run", "default": "default", "cosine": "cosine"}
 LONG = {
     "planned": "the plan",
+    "run": "the run",
     "default": "the optimizer's default learning rate held constant",
     "cosine": "cosine with 5\u202f% warmup at the default learning rate",
 }
@@ -26,6 +27,7 @@ class Outcome:
     Attributes:
         final, best: Last and smallest value of the quantity that judges; ``nan`` if the run diverged or has none.
         metrics: Last value of every metric.
+        catapults: How many; ``None`` if the run was not searched for them.
         stopped: Step at which the run diverged or was interrupted; ``None`` if it finished.
     """
 
@@ -37,7 +39,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     stopped: int | None = None
     steps: int | None = None
-    catapults: int = 0
+    catapults: int | None = None
     gradients: float = 0.0
 
     @property
@@ -80,7 +82,7 @@ def outcome(name: str, run: Run, column: str) -> Outcome:
         metrics={} if diverged else {m: run.final(m) for m in metrics(run)},
         stopped=None if run.status == "finished" else stopped_at(run),
         steps=int(run.config["steps"]) if run.config.get("steps") else None,
-        catapults=sum(event.kind == "catapult" for event in run.events),
+        catapults=catapults(run),
         gradients=run.cost.in_gradients(),
     )
 
@@ -95,6 +97,12 @@ def judged(run: Run, column: str) -> tuple[np.ndarray, np.ndarray]:
         value = np.convolve(value, np.ones(width) / width, mode="valid")
         step = step[width - 1 :]
     return step, value
+
+
+def catapults(run: Run) -> int | None:
+    """Number of catapults; only runs whose curvature was watched are searched for them."""
+    found = sum(event.kind == "catapult" for event in run.events)
+    return found if found or "sharpness" in run.columns else None
 
 
 def stopped_at(run: Run) -> int:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lrscope.records import Plan, Run, Table
-from lrscope.reports import figures, verdicts
-from lrscope.reports.load import Story
-from lrscope.reports.numbers import count, listing, loss, lr, percent
-from lrscope.reports.outcome import in_words, metrics, short
-from lrscope.reports.sentences import warmup_name
+from lrscope.reports import figures, sentences, verdicts
+from lrscope.reports.numbers import capital, count, listing, loss, lr, percent
+from lrscope.reports.outcome import in_words, metrics, short, stopped_at
+from lrscope.reports.story import Story
 from lrscope.reports.svg import render
-from lrscope.reports.trials import best, cells, horizons
+from lrscope.reports.trials import best, cells, horizons, warmup_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +45,7 @@ def pictures(story: Story) -> list[Picture]:
 
 
 def _outcome(story: Story) -> Iterator[Picture]:
-    runs = {name: run for name, run in story.runs.items() if "loss" in run.columns}
+    runs = {name: run for name, run in story.shown.items() if "loss" in run.columns}
     if not runs:
         return
     one = partial(_single, draw=partial(figures.loss_curves, runs))
@@ -54,14 +53,13 @@ def _outcome(story: Story) -> Iterator[Picture]:
         "loss",
         "outcome",
         _loss_takeaway(story),
-        "Line: training loss, averaged over a fiftieth of the run; faint: its raw values. Hollow points: evaluation "
-        "loss; the number beside each name is the last one. Triangles on the upper edge: catapults of the plan.",
+        _how_loss(runs),
         one,
         (370, 300),
     )
     names = list(dict.fromkeys(m for run in runs.values() for m in metrics(run)))
     for number, metric in enumerate(names[:4]):
-        ends = [f"{short(n)} {loss(r.final(metric), 'diverged')}" for n, r in runs.items() if metric in r.columns]
+        ends = [f"{short(n)} {loss(r.final(metric))}{_stopped(r)}" for n, r in runs.items() if metric in r.columns]
         yield _picture(
             f"metric{number}",
             "outcome",
@@ -72,8 +70,17 @@ def _outcome(story: Story) -> Iterator[Picture]:
         )
 
 
+def _how_loss(runs: Mapping[str, Run]) -> str:
+    text = "Line: training loss, averaged over a fiftieth of the run; faint: its raw values."
+    if verdicts.quantity(runs) == "eval_loss":
+        text += " Hollow points: evaluation loss; the number beside each name is the last one."
+    if any(event.kind == "catapult" for run in runs.values() for event in run.events):
+        text += " Triangles and grey bands: catapults."
+    return text
+
+
 def _stability(story: Story) -> Iterator[Picture]:
-    run = story.runs.get("planned")
+    run = story.main
     if run is None or "lr" not in run.columns or not (run["lr"].value > 0).any():
         return
     warmup = story.plan.warmup_steps if story.plan else None
@@ -82,7 +89,7 @@ def _stability(story: Story) -> Iterator[Picture]:
         "stability",
         "stability",
         _stability_takeaway(run),
-        "Blue: the learning rate of the planned run. Dark: the largest learning rate that the curvature measured at "
+        "Blue: the learning rate of the run. Dark: the largest learning rate that the curvature measured at "
         "that step allows; its band is the error of the measurement. In the tinted region steps overshoot the "
         "sharpest direction." + (" Below: the first divided by the second." if both else ""),
         partial(_stacked, run=run, warmup=warmup, both=both),
@@ -95,21 +102,23 @@ def _trials(story: Story) -> Iterator[Picture]:
     if not scored:
         return
     lengths = horizons(story.trials)
-    rates, warmups = len({c.lr for c in scored}), len({c.warmup for c in scored})
+    shapes = [
+        (len({c.lr for c in scored if c.horizon == h}), len({c.warmup for c in scored if c.horizon == h}))
+        for h in lengths
+    ]
+    across, up = sum(w for _, w in shapes), sum(r for r, _ in shapes)
     kind = next((k for k in story.trials.columns.get("score_kind", []) if k), "eval_loss")
     words = {"eval_loss": "evaluation loss", "train_loss": "training loss"}.get(kind, "score")
-    side = 24 + 34 * warmups if warmups * len(lengths) <= 8 else None
-    tall = rates * 24 + 70
     yield _picture(
         "map",
         "trials",
-        verdicts.reach_sentence(story.trials) or "Learning rate and warmup tried",
+        (sentences.reach_sentence(story.trials) or "").rstrip(".") or "Learning rate and warmup tried",
         f"One cell per peak learning rate and warmup, one panel per length of the short runs; the number is the "
         f"final {words} (mean over seeds), lower is better. Strong colour: within 1\u202f% of that panel's best; "
-        "each paler tone: within 3, 10, 30, 100\u202f% and beyond. Hatched with ×: diverged, at that step. Outlined "
-        "in ink: the best; ringed in blue: nearest to the plan. Empty: not tried at that length.",
+        "each paler tone: within 3, 10, 30, 100\u202f% and beyond. Hatched with ×: diverged, at that step. Bold: "
+        "the best; ringed in blue: nearest to the plan. A dot: not tried at that length.",
         partial(_maps, trials=story.trials, plan=story.plan),
-        (len(lengths) * (34 + 34 * warmups) + 56, tall if side else len(lengths) * tall),
+        (34 * across + 38 * len(lengths) + 34, 25 * up + 42 * len(lengths) + 24),
     )
     yield _picture(
         "peaks",
@@ -123,7 +132,7 @@ def _trials(story: Story) -> Iterator[Picture]:
     )
 
 
-Draw = Callable[..., None]
+Draw = Callable[..., object]
 
 
 def _picture(key: str, section: str, takeaway: str, how: str, draw: Draw, heights: tuple[int, int]) -> Picture:
@@ -151,18 +160,14 @@ def _stacked(figure: Figure, *, run: Run, warmup: int | None, both: bool, compac
 
 def _maps(figure: Figure, *, trials: Table, plan: Plan | None, compact: bool) -> None:
     lengths = horizons(trials)
-    warmups = len({c.warmup for c in cells(trials)})
-    beside = compact and warmups * len(lengths) <= 8
-    shape = (1, len(lengths)) if beside else (len(lengths), 1)
-    every = figure.subplots(*shape, squeeze=False, sharex=not beside, sharey=beside).ravel()
+    heights = [len({c.lr if compact else c.warmup for c in cells(trials, horizon)}) for horizon in lengths]
+    every = figure.subplots(len(lengths), 1, squeeze=False, sharex=True, height_ratios=heights).ravel()
     for ax, horizon in zip(every, lengths, strict=True):
         figures.lr_warmup_map(trials, ax, horizon=horizon, plan=plan, transpose=compact)
         ax.set_title(f"{count(horizon)} steps")
-    if compact:
-        every[0].set_ylabel("peak learning rate")
-        every[-1].set_xlabel("warmup")
-    else:
-        every[-1].set_xlabel("peak learning rate")
+        if compact:
+            ax.set_ylabel("peak LR")
+    every[-1].set_xlabel("warmup, share of the steps" if compact else "peak learning rate")
 
 
 def _peaks(figure: Figure, *, trials: Table, plan: Plan | None, compact: bool) -> None:
@@ -188,16 +193,20 @@ def _warmup_key(figure: Figure, trials: Table) -> None:
         for i, w in enumerate(warmups)
     ]
     figure.legend(
-        handles=lines, loc="outside upper left", ncols=len(lines), frameon=False, labelcolor=colour("ink"),
+        handles=lines, loc="outside upper center", ncols=len(lines), frameon=False, labelcolor=colour("ink"),
         handlelength=1.6, columnspacing=1.2, borderpad=0,
     )  # fmt: skip
 
 
 def _loss_takeaway(story: Story) -> str:
-    rows = verdicts.outcomes(story)
+    rows = verdicts.outcomes(story.shown)
     done = sorted((row for row in rows if row.comparable), key=lambda row: row.final)
+    failed = [row for row in rows if row.status == "diverged"]
+    if failed:
+        return capital(listing([f"{short(row.name)} diverged at step {count(row.stopped or 0)}" for row in failed]))
     if len(done) < 2:
-        return "Loss over the run"
+        column = in_words(verdicts.quantity(story.shown))
+        return f"{capital(column)}: {listing([f'{loss(row.final)} ({short(row.name)})' for row in rows])}"
     rest = listing([f"{loss(row.final)} ({short(row.name)})" for row in done[1:]])
     words = {"planned": "The plan"}.get(done[0].name, short(done[0].name).capitalize())
     return f"{words} ended lowest: {loss(done[0].final)}, against {rest}"
@@ -211,6 +220,10 @@ def _stability_takeaway(run: Run) -> str:
     if within == 1:
         return "The learning rate stayed within what curvature allows throughout"
     return f"The learning rate was within what curvature allows in {percent(within)} of the measurements"
+
+
+def _stopped(run: Run) -> str:
+    return f" (stopped at step {count(stopped_at(run))})" if run.status == "interrupted" else ""
 
 
 def _peak_takeaway(trials: Table, lengths: list[int]) -> str:

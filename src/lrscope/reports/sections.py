@@ -7,12 +7,13 @@ import math
 from lrscope.records import Plan
 from lrscope.reports import sentences, verdicts
 from lrscope.reports.glossary import GLOSSARY
-from lrscope.reports.load import Story
 from lrscope.reports.markup import Markup, join, table, tag
-from lrscope.reports.numbers import count, loss, lr, percent
-from lrscope.reports.outcome import in_words, quantity, short
+from lrscope.reports.numbers import count, loss, lr, percent, sentence
+from lrscope.reports.outcome import SHORT, in_words, quantity, short
 from lrscope.reports.pictures import Picture
+from lrscope.reports.plan_words import has_warmup
 from lrscope.reports.snippets import cli_line, optimizer_text, python_snippet
+from lrscope.reports.story import Story
 
 _STATUS = {"finished": "finished", "diverged": "diverged", "interrupted": "stopped"}
 
@@ -21,10 +22,11 @@ def head(story: Story) -> Markup:
     plan = story.plan
     facts = [optimizer_text(story), f"{count(story.steps)} steps" if story.steps else None]
     eyebrow = " · ".join(["Learning-rate report", *[fact for fact in facts if fact]])
-    lead = [sentences.answer(plan)] if plan else []
-    lead += [text for text in [verdicts.outcome_sentence(story)] if text]
-    if not lead:
-        lead = [sentences.missing(story)[0]]
+    ended = sentences.outcome_sentence(story.shown, story.trials)
+    lead = [text for text in [sentences.answer(plan) if plan else None, ended] if text]
+    if sentences.standing(story.runs, story.trials) == "failed":
+        lead.reverse()  # what went wrong comes first
+    lead = lead or sentences.missing(story)[:1]
     return tag(
         "header", tag("p", eyebrow, class_="eyebrow"), tag("h1", story.task), tag("p", " ".join(lead), class_="lead")
     )
@@ -32,6 +34,8 @@ def head(story: Story) -> Markup:
 
 def missing(story: Story) -> Markup | None:
     found = sentences.missing(story)
+    if story.plan is None and not story.runs:
+        found = found[1:]  # the first one leads the page
     if not found:
         return None
     return tag("aside", tag("h2", "What is missing here"), tag("ul", [tag("li", text) for text in found]))
@@ -46,8 +50,8 @@ def run_this(story: Story) -> Markup | None:
         if plan.peak_low < plan.peak_high
         else "told apart from all others"
     )
-    warmup = f"{count(plan.warmup_steps)} steps" if sentences.has_warmup(plan) else "none"
-    share = f"{percent(plan.warmup_frac)} of the run" if sentences.has_warmup(plan) else "starts at the peak"
+    warmup = f"{count(plan.warmup_steps)} steps" if has_warmup(plan) else "none"
+    share = f"{percent(plan.warmup_frac)} of the run" if has_warmup(plan) else "starts at the peak"
     expected = None
     if plan.expected_loss is not None:
         low, high = plan.expected_low, plan.expected_high
@@ -62,16 +66,19 @@ def run_this(story: Story) -> Markup | None:
         expected,
         class_="facts",
     )
+    state = sentences.standing(story.runs, story.trials)
     return tag(
         "section",
-        tag("h2", "Run this"),
+        tag(
+            "h2",
+            {"fine": "Run this", "beaten": "The plan, which another run beat"}.get(state, "The plan that failed"),
+        ),
         facts,
         tag("pre", tag("code", python_snippet(plan)), class_="copy", aria_label="Python"),
-        tag("pre", tag("code", cli_line(plan)), class_="copy", aria_label="Command line"),
+        tag("pre", tag("code", cli_line(story)), class_="copy", aria_label="Command line"),
         tag("p", "One click on a box selects all of it.", class_="note"),
         tag("h3", "Why"),
         tag("ol", [tag("li", text) for text in sentences.plan_sentences(plan)], class_="why"),
-        tag("ul", [tag("li", text) for text in plan.notes], class_="notes") if plan.notes else None,
     )
 
 
@@ -79,7 +86,7 @@ def outcome(story: Story, pictures: list[Picture]) -> Markup | None:
     if not story.runs:
         return None
     words = in_words(quantity(story.runs))
-    rows = verdicts.outcomes(story)
+    rows = verdicts.outcomes(story.shown)
     names = list(dict.fromkeys(m for row in rows for m in row.metrics))
     header = [
         "Run",
@@ -92,35 +99,36 @@ def outcome(story: Story, pictures: list[Picture]) -> Markup | None:
     ]
     body = [
         [
-            Markup(f'<i class="key {row.name if row.name in ("planned", "default", "cosine") else "other"}"></i>')
-            + join(short(row.name)),
+            Markup(f'<i class="key {row.name if row.name in SHORT else "other"}"></i>') + join(short(row.name)),
             loss(row.final, "diverged" if row.status == "diverged" else "–"),
             f"{loss(row.best, '–')} (step {count(row.best_step)})" if row.best_step is not None else "–",
             *[loss(row.metrics.get(m), "–") for m in names],
-            count(row.catapults),
+            "–" if row.catapults is None else count(row.catapults),
             _STATUS.get(row.status, row.status) + (f" at {count(row.stopped)}" if row.stopped is not None else ""),
             count(row.gradients) if row.gradients else "–",
         ]
         for row in rows
     ]
     body = [[Markup(cell) if i == 0 else cell for i, cell in enumerate(line)] for line in body]
-    sentence = verdicts.outcome_sentence(story)
+    expected = sentences.expectation_sentence(story.plan, story.runs) if story.plan else None
     return tag(
         "section",
         tag("h2", "What happened"),
-        tag("p", sentence) if sentence else None,
-        table(list(header), body),
+        table(header, body),
         tag("p", "Cost in gradient evaluations of one training batch. One seed per run.", class_="note"),
+        tag("p", expected) if expected else None,
         [figure(p) for p in pictures if p.section == "outcome"],
     )
 
 
 def stability(story: Story, pictures: list[Picture]) -> Markup | None:
-    run = story.runs.get("planned")
+    run = story.main
     if run is None:
         return None
     warmup = story.plan.warmup_steps if story.plan else None
-    texts = [verdicts.headroom_sentence(run), verdicts.catapult_sentence(run, warmup)]
+    texts = [sentences.headroom_sentence(run), sentences.catapult_sentence(run, warmup)]
+    if not any(texts) and not any(p.section == "stability" for p in pictures):
+        return None
     return tag(
         "section",
         tag("h2", "Was it stable?"),
@@ -132,12 +140,11 @@ def stability(story: Story, pictures: list[Picture]) -> Markup | None:
 def evidence(story: Story, pictures: list[Picture]) -> Markup | None:
     if not len(story.trials):
         return None
-    verdict, why = verdicts.warmup_verdict(story.trials, story.plan.warmup_frac if story.plan else None)
-    word = {"yes": "Yes.", "no": "Maybe not.", "unclear": "The trials cannot say."}[verdict]
     return tag(
         "section",
-        tag("h2", "How the peak and the warmup were chosen"),
-        tag("p", tag("strong", "Warmup long enough? ", word), " ", why),
+        tag("h2", "How the peak and the warmup were chosen" if story.plan else "What the trials say so far"),
+        _long_enough(story) if story.plan else tag("p", sentences.so_far(story.trials)),
+        _notes(story.plan),
         [figure(p) for p in pictures if p.section == "trials"],
         _not_tried(story.plan),
         _all_trials(story),
@@ -150,7 +157,7 @@ def reproduce(story: Story) -> Markup:
         environment = environment or dict(run.environment)
     cost = sentences.cost_sentence(story)
     seeds = {str(run.config["seed"]) for run in story.runs.values() if run.config.get("seed") is not None}
-    rows: list[list[object]] = [[key, value] for key, value in environment.items()]
+    rows: list[list[object]] = [[key, value] for key, value in environment.items() if key != "command"]
     if seeds:
         rows.append(["seed of the full runs", ", ".join(sorted(seeds))])
     command = environment.get("command")
@@ -194,7 +201,21 @@ def _fact(name: str, value: str, note: str) -> Markup:
 def _not_tried(plan: Plan | None) -> Markup | None:
     if plan is None or not plan.not_tried:
         return None
-    return join(tag("h3", "What was not tried"), tag("ul", [tag("li", text) for text in plan.not_tried]))
+    return join(tag("h3", "What was not tried"), tag("ul", [tag("li", sentence(text)) for text in plan.not_tried]))
+
+
+def _long_enough(story: Story) -> Markup:
+    plan = story.plan
+    share = plan.warmup_frac if plan is not None and has_warmup(plan) else 0.0
+    verdict, why = sentences.warmup_verdict(story.trials, share)
+    word = {"yes": "Yes.", "no": "Maybe not.", "unclear": "The trials cannot say."}[verdict]
+    return tag("p", tag("strong", "Warmup long enough? ", word), " ", why)
+
+
+def _notes(plan: Plan | None) -> Markup | None:
+    if plan is None or not plan.notes:
+        return None
+    return tag("ul", [tag("li", sentence(text)) for text in plan.notes], class_="notes")
 
 
 def _all_trials(story: Story) -> Markup:
@@ -202,7 +223,7 @@ def _all_trials(story: Story) -> Markup:
     rows = [[*[_cell(name, row.get(name)) for name in names], _ending(row)] for row in story.trials.rows()]
     header = [*[name.replace("_", " ") for name in names], "ended"]
     summary = tag("summary", f"All {count(len(rows))} trials")
-    return tag("details", summary, table(list(header), rows, numeric=0, class_="small"))
+    return tag("details", summary, table(header, rows, numeric=0, class_="small"))
 
 
 def _cell(name: str, value: object) -> str:

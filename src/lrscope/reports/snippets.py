@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrscope.records import Plan
-from lrscope.reports.load import Story
+from lrscope.reports.story import Story
 
+# torch's own defaults, left out of what is printed; SGD's momentum always shows, as torch and lrscope differ there
+_DEFAULTS = {"dampening": 0.0, "nesterov": False, "betas": [0.9, 0.999], "eps": 1e-8}
+_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01}
 _CLASS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 
@@ -16,34 +19,52 @@ def optimizer_text(story: Story) -> str | None:
     """The optimizer as people write it: ``adamw(weight_decay=0.1)``."""
     if story.plan is not None:
         return in_text(story.plan.optimizer)
-    for run in story.runs.values():
-        found = run.config.get("optimizer")
+    for config in (*[run.config for run in story.runs.values()], story.config):
+        found = config.get("optimizer")
         if found:
             return in_text(found) if isinstance(found, Mapping) else str(found)
     return None
 
 
 def in_text(spec: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{key}={_value(value)}" for key, value in spec.items() if key != "name")
-    return f"{spec.get('name', 'optimizer')}({options})" if options else str(spec.get("name", "optimizer"))
+    name = str(spec.get("name", "optimizer"))
+    options = _options(spec)
+    return f"{name}({', '.join(options)})" if options else name
 
 
 def python_snippet(plan: Plan) -> str:
     """The base learning rate is 1 because the schedule holds absolute learning rates."""
     kind = str(plan.optimizer.get("name", ""))
-    options = "".join(f", {k}={_value(v)}" for k, v in plan.optimizer.items() if k not in ("name", "lr"))
+    options = "".join(f", {option}" for option in _options(plan.optimizer))
     build = f"torch.optim.{_CLASS[kind]}" if kind in _CLASS else kind or "YourOptimizer"
     return (
         "import lrscope as lrs\n\n"
-        f"schedule = lrs.schedules.parse({_quoted(plan.schedule_text)})\n"
-        f"optimizer = {build}(model.parameters(), lr=1.0{options})  # lr=1.0: the schedule is absolute\n"
+        f"schedule = lrs.schedules.parse(\n    {_quoted(plan.schedule_text)},\n    horizon={plan.steps},\n)\n"
+        "# lr=1.0: the schedule holds absolute learning rates\n"
+        f"optimizer = {build}(model.parameters(), lr=1.0{options})\n"
         "scheduler = lrs.ScheduledLR(optimizer, schedule)"
     )
 
 
-def cli_line(plan: Plan) -> str:
-    parts = ["lrscope", "train", plan.task, "--optimizer", in_text(plan.optimizer), "--steps", str(plan.steps)]
-    return shlex.join([*parts, "--schedule", plan.schedule_text])
+def cli_line(story: Story) -> str:
+    """``lrscope train`` with the plan's schedule, on the task as it was named on the command line."""
+    plan, config = story.plan, story.config
+    if plan is None:
+        return ""
+    settings = [part for pair in config.get("set") or [] for part in ("--set", str(pair))]
+    settings += ["--data", str(config["data"])] if config.get("data") else []
+    lines = [
+        ["lrscope", "train", str(config.get("task", plan.task))],
+        [plan.schedule_text],
+        ["--optimizer", in_text(plan.optimizer), "--steps", str(plan.steps), *settings],
+    ]
+    return " \\\n  ".join(shlex.join(line) for line in lines)
+
+
+def _options(spec: Mapping[str, Any]) -> list[str]:
+    usual = {**_DEFAULTS, "weight_decay": _DECAY.get(str(spec.get("name")))}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in spec.items() if k not in ("name", "lr")}
+    return [f"{k}={_value(v)}" for k, v in plain.items() if k not in usual or usual[k] != v]
 
 
 def _value(value: Any) -> str:

@@ -16,7 +16,7 @@ _HEX = {light: name for name, (light, _) in COLOURS.items()}
 _COLOUR = re.compile("|".join(sorted(map(re.escape, _HEX), key=len, reverse=True)), re.IGNORECASE)
 
 
-def render(draw: Callable[[Figure], None], key: str, width: int, height: int, *, compact: bool, alt: str) -> str:
+def render(draw: Callable[[Figure], object], key: str, width: int, height: int, *, compact: bool, alt: str) -> str:
     """Draw at ``width`` x ``height`` CSS pixels and return an ``<svg>`` element.
 
     Colours of the style table become CSS variables, text stays text in the page's font, and ids carry ``key`` so that
@@ -28,7 +28,8 @@ def render(draw: Callable[[Figure], None], key: str, width: int, height: int, *,
     page = {"svg.fonttype": "none", "svg.hashsalt": key, "savefig.dpi": 72, "figure.dpi": 72}
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's own style would break the colour table
-        mpl.rcParams.update({**settings(compact=compact), **page})
+        for name, value in (settings(compact=compact) | page).items():
+            mpl.rcParams[name] = value  # pyright: ignore[reportArgumentType]
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         draw(figure)
         out = io.StringIO()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from lrscope.records import Table
+from lrscope.reports.numbers import percent
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ def largest_trained(some: list[Cell]) -> dict[float, float]:
         if not broken:
             largest[cell.warmup] = cell.lr
     return largest
+
+
+def warmup_name(share: float) -> str:
+    return "no warmup" if share == 0 else f"{percent(share)} warmup"
 
 
 def seed_spread(trials: Table) -> float | None:

@@ -1,50 +1,82 @@
-"""What the runs and trials say: plain verdicts, also where the plan did not win."""
+"""What the full runs say: plain verdicts, also where the plan did not win."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
-from lrscope.records import Run, Table
-from lrscope.reports.load import Story
-from lrscope.reports.numbers import count, listing, loss, lr, percent, plural, times
+from lrscope.records import Plan, Run, Table
+from lrscope.reports.numbers import capital, count, listing, loss, percent, plural, times
 from lrscope.reports.outcome import LONG, Outcome, in_words, outcome, quantity, relative, stopped_at
-from lrscope.reports.sentences import warmup_name
-from lrscope.reports.trials import Cell, best_per_warmup, cells, horizons, largest_trained, seed_spread
+from lrscope.reports.trials import seed_spread
 
 CLOSE = 0.02  # one seed per run: below this share a difference is not called one, unless the trials say better
 
 
-def outcomes(story: Story) -> list[Outcome]:
-    column = quantity(story.runs)
-    return [outcome(name, run, column) for name, run in story.runs.items()]
+def outcomes(runs: Mapping[str, Run]) -> list[Outcome]:
+    column = quantity(runs)
+    return [outcome(name, run, column) for name, run in runs.items()]
 
 
-def outcome_sentence(story: Story) -> str | None:
-    """Plan against the baselines, in numbers; says plainly when the plan is not better."""
-    rows = {row.name: row for row in outcomes(story)}
-    ours = rows.pop("planned", None)
+def outcome_sentence(runs: Mapping[str, Run], trials: Table | None = None) -> str | None:
+    """The run of the plan against the baselines, in numbers; says plainly when the plan is not better."""
+    rows = {row.name: row for row in outcomes(runs)}
+    ours = rows.pop("planned", None) or rows.pop("run", None)
     if ours is None:
         return None
-    words = in_words(quantity(story.runs))
+    plan, words = ours.name == "planned", in_words(quantity(runs))
+    who = "The planned run" if plan else "The run"
     if ours.status == "diverged":
         trained = [row for row in rows.values() if row.comparable]
-        rest = f" {_capital(listing([_reached(row) for row in trained]))}." if trained else ""
-        return f"The plan failed: its run diverged at step {count(ours.stopped or 0)}.{rest}"
+        rest = f" {capital(listing([_reached(row) for row in trained]))}." if trained else ""
+        lead = "The plan failed: its run" if plan else who
+        return f"{lead} diverged at step {count(ours.stopped or 0)}.{rest}"
     if not ours.comparable:
-        return (
-            f"The planned run stopped at step {count(ours.stopped or 0)} with {words} {loss(ours.final, 'unknown')}, "
-            "so it is not compared with the others."
-        )
-    noise = max(seed_spread(story.trials) or 0.0, CLOSE)
+        had = f", its {words} then at {loss(ours.final)}" if ours.final == ours.final else ""
+        so = "; it is not compared with the others" if rows else ""
+        return f"{who} has got to step {count(ours.stopped or 0)} so far{had}{so}."
+    spread = seed_spread(trials) if trials is not None else None
+    noise = max(spread or 0.0, CLOSE)
     against = [_against(ours, row, noise) for row in rows.values()]
     if not against:
-        return f"The planned run ended at {words} {loss(ours.final)}; there is no baseline to compare it with."
+        nothing = "; there is no baseline to compare it with" if plan else ""
+        return f"{who} ended at {words} {loss(ours.final)}{nothing}."
     better = [row for row in rows.values() if row.comparable and row.final < ours.final]
-    lead = "The plan was not the best: it" if better else "The planned run"
+    lead = "The plan was not the best: its run" if better and plan else who
     text = f"{lead} ended at {words} {loss(ours.final)}, {listing(against)}."
-    return text + _noise_note(story, ours, list(rows.values()), noise)
+    return text + _noise_note(ours, list(rows.values()), noise, spread)
+
+
+def expectation_sentence(plan: Plan, runs: Mapping[str, Run]) -> str | None:
+    """Did the full run end where the trials said it would?"""
+    run = runs.get("planned")
+    low, high = plan.expected_low, plan.expected_high
+    if run is None or plan.expected_loss is None or low is None or high is None:
+        return None
+    ours = outcome("planned", run, quantity(runs))
+    if not ours.comparable:
+        return None
+    where = "inside that range" if low <= ours.final <= high else "better than that"
+    return (
+        f"The short runs had led to expect {loss(plan.expected_loss)} (between {loss(low)} and {loss(high)}): "
+        f"the run ended {where if ours.final <= high else 'worse than that'}."
+    )
+
+
+def standing(runs: Mapping[str, Run], trials: Table | None = None) -> Literal["failed", "beaten", "fine"]:
+    """How the plan stands: its run diverged, another run was clearly better, or neither."""
+    rows = {row.name: row for row in outcomes(runs)}
+    ours = rows.pop("planned", None)
+    if ours is not None and ours.status == "diverged":
+        return "failed"
+    noise = max((seed_spread(trials) if trials is not None else None) or 0.0, CLOSE)
+    if ours is not None and ours.comparable:
+        gaps = [relative(ours.final, row.final) for row in rows.values() if row.comparable]
+        if any(gap is not None and gap > noise for gap in gaps):
+            return "beaten"
+    return "fine"
 
 
 def _against(ours: Outcome, other: Outcome, noise: float) -> str:
@@ -64,68 +96,17 @@ def _against(ours: Outcome, other: Outcome, noise: float) -> str:
     return f"{percent(abs(share))} {side} {name} ({loss(other.final)}{close})"
 
 
-def _noise_note(story: Story, ours: Outcome, others: list[Outcome], noise: float) -> str:
+def _noise_note(ours: Outcome, others: list[Outcome], noise: float, spread: float | None) -> str:
     shares = [relative(ours.final, row.final) for row in others if row.comparable]
     if not any(share is not None and abs(share) <= noise for share in shares):
         return ""
-    if seed_spread(story.trials) is None:
+    if spread is None:
         return f" Every run has one seed, so differences under {percent(noise)} mean little."
-    return f" In the trials the seed alone moved scores by ±{percent(seed_spread(story.trials) or 0.0)}."
+    return f" In the trials the seed alone moved scores by ±{percent(spread)}."
 
 
 def _reached(row: Outcome) -> str:
     return f"{LONG.get(row.name, row.name)} reached {loss(row.final)}"
-
-
-def warmup_verdict(trials: Table, chosen: float | None = None) -> tuple[str, str]:
-    """Answer to "warmup long enough?" (yes, no, unclear) and the sentence that says why.
-
-    Args:
-        trials: Short runs of the plan.
-        chosen: Warmup of the plan as a share of the run; ``None`` takes the best one of the trials.
-    """
-    for horizon in reversed(horizons(trials)):
-        winners = best_per_warmup(cells(trials, horizon))
-        if len(winners) > 1:
-            return _judge_warmup(horizon, winners, chosen, max(seed_spread(trials) or 0.0, CLOSE))
-    return "unclear", "Only one warmup length was tried, so the trials do not say whether it is long enough."
-
-
-def _judge_warmup(horizon: int, winners: Mapping[float, Cell], chosen: float | None, noise: float) -> tuple[str, str]:
-    top = min(winners, key=lambda w: winners[w].score or 0.0)
-    ours = top if chosen is None else min(winners, key=lambda w: abs(w - chosen))
-    longer = {w: cell for w, cell in winners.items() if w > ours}
-    where = f"in trials of {count(horizon)} steps"
-    mine = f"{warmup_name(ours)} scored {loss(winners[ours].score)} at its best peak"
-    if not longer:
-        return "unclear", f"{_capital(where)}, {mine}; nothing longer was tried at this horizon."
-    best_longer = min(longer, key=lambda w: longer[w].score or 0.0)
-    gain = relative(winners[ours].score or 0.0, longer[best_longer].score or 0.0)
-    theirs = f"{warmup_name(best_longer)} {loss(longer[best_longer].score)}"
-    if gain is None:
-        return "unclear", f"{_capital(where)}, {mine} and {theirs}."
-    if gain > noise:
-        return "no", f"{_capital(where)}, {mine} but {theirs}: a longer warmup was {percent(gain)} better."
-    return "yes", f"{_capital(where)}, {mine} and {theirs}: a longer warmup brought nothing beyond the noise."
-
-
-def reach_sentence(trials: Table) -> str | None:
-    """The largest peak that trained, with and without warmup: what warmup buys."""
-    if not len(trials):
-        return None
-    first = cells(trials, horizons(trials)[0])
-    if not any(cell.diverged for cell in first):
-        return "No trial diverged, so the trials do not show an upper limit of the learning rate."
-    reach = largest_trained(first)
-    if 0.0 not in reach or len(reach) < 2:
-        return f"{count(sum(cell.diverged for cell in first))} of the short runs diverged."
-    longest = max((w for w in reach if w > 0), key=lambda w: (reach[w], -w))
-    if reach[longest] > reach[0.0]:
-        return (
-            f"Without warmup, peaks up to {lr(reach[0.0])} trained; with {warmup_name(longest)}, "
-            f"up to {lr(reach[longest])}."
-        )
-    return f"Warmup did not raise the largest peak that trained ({lr(reach[0.0])})."
 
 
 def headroom_sentence(run: Run) -> str | None:
@@ -151,12 +132,14 @@ def headroom_sentence(run: Run) -> str | None:
     )
 
 
-def catapult_sentence(run: Run, warmup_steps: int | None = None) -> str:
-    """How often the loss jumped and came back."""
+def catapult_sentence(run: Run, warmup_steps: int | None = None) -> str | None:
+    """How often the loss jumped and came back; ``None`` if nobody looked."""
     found = [event for event in run.events if event.kind == "catapult"]
     if run.status == "diverged":
         before = f" after {plural(len(found), 'catapult')}" if found else ""
         return f"The loss diverged at step {count(stopped_at(run))}{before} and did not come back."
+    if not found and "sharpness" not in run.columns:
+        return None
     if not found:
         return "The loss never jumped and came back (no catapults)."
     worst = max(found, key=lambda event: float(event.detail.get("ratio") or 0))
@@ -172,7 +155,3 @@ def catapult_sentence(run: Run, warmup_steps: int | None = None) -> str:
         inside = sum(event.step < warmup_steps for event in found)
         text += f"; {'all' if inside == len(found) else inside if inside else 'none'} during warmup"
     return text + "."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

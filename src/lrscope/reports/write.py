@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lrscope.reports.html import page, strict_json
-from lrscope.reports.load import load
+from lrscope.reports.story import load
 
 
 def write_report(directory: Path | str) -> Path:

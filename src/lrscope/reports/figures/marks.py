@@ -71,7 +71,7 @@ def label_ends(ax: Axes, labels: Sequence[tuple[float, str, str]], *, size: floa
     from matplotlib import rcParams
 
     size = size or float(rcParams["font.size"])
-    figure = ax.get_figure()
+    figure = ax.get_figure(root=True)
     height = ax.get_position().height * (figure.get_size_inches()[1] if figure else 3) * 72
     gap = 1.25 * size / max(height, 1)
     to_axes = ax.transData + ax.transAxes.inverted()
@@ -103,7 +103,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
             groups[-1] += last
     placed = [0.0] * len(wanted)
     for group in groups:
-        low = _low(group, wanted, gap)
+        low = min(max(_low(group, wanted, gap), 0.0), max(1 - gap * (len(group) - 1), 0.0))  # stay beside the axes
         for k, i in enumerate(group):
             placed[i] = low + k * gap
     return placed
@@ -122,7 +122,7 @@ def catapults(events: Iterable[Event]) -> list[Event]:
 
 
 def mark_catapults(ax: Axes, events: Iterable[Event], *, compact: bool, note: bool = True) -> None:
-    """A wedge under the top edge at every catapult; the first is named."""
+    """A wedge under the top edge at every catapult; their number and largest ratio are written."""
     found = catapults(events)
     for event in found:
         end = event.detail.get("end") or event.step
@@ -139,12 +139,13 @@ def mark_catapults(ax: Axes, events: Iterable[Event], *, compact: bool, note: bo
             zorder=6,
         )
     if found and note:
-        first = found[0]
-        ratio = first.detail.get("ratio")
-        text = "catapult" + (f" ×{ratio:.2g}" if ratio else "")
+        largest = max(float(event.detail.get("ratio") or 0) for event in found)
+        text = "catapult" if len(found) == 1 else f"{len(found)} catapults"
+        text += f", ×{largest:.2g}" if largest else ""
+        last = found[-1]
         ax.annotate(
             text,
-            (first.detail.get("peak") or first.step, 0.985),
+            (last.detail.get("peak") or last.step, 0.985),
             xycoords=("data", "axes fraction"),
             xytext=(7, 0),
             textcoords="offset points",

@@ -32,22 +32,14 @@ def stability_limit(
     ax.set_yscale("log")
     low, high = _limits(run, rate)
     ax.set_ylim(low, high)
-    labels = []
-    if "stable_lr" in run.columns:
-        labels.append(_limit(ax, run, high, compact))
+    labels = [_limit(ax, run, high, compact)] if "stable_lr" in run.columns else []
     ax.plot(step, rate, color=colour("planned"), lw=2.2, zorder=4)
     marks.log_lr(ax.yaxis, low, high)
     ax.set_ylabel("learning rate")
     marks.step_axis(ax, compact)
     _warmup_end(ax, warmup_steps, compact)
     marks.mark_catapults(ax, run.events, compact=compact)
-    labels.append(
-        (
-            max(float(rate[-1]), low) if len(rate) else low,
-            "learning\nrate" if compact else "learning rate",
-            colour("planned"),
-        )
-    )
+    _name_rate(ax, step, rate, compact)
     marks.label_ends(ax, labels)
     return ax
 
@@ -65,7 +57,7 @@ def headroom(run: Run, ax: Axes | None = None, *, warmup_steps: int | None = Non
     ax.set_ylim(low, high)
     ax.axhspan(1, high, color=colour("beyond"), lw=0, zorder=0)
     ax.axhline(1, color=colour("limit"), lw=1.2)
-    ax.plot(step, value, color=colour("planned"), lw=1.6, marker="o", ms=3 if len(value) < 80 else 0)
+    ax.plot(step, value, color=colour("planned"), lw=1.6, marker="o", ms=3 if len(value) < 60 else 1.8)
     marks.plain_log(ax.yaxis)
     ax.set_ylabel("LR ÷ limit")
     marks.step_axis(ax, compact)
@@ -80,13 +72,14 @@ def _limit(ax: Axes, run: Run, top: float, compact: bool) -> tuple[float, str, s
     step, stable = step[keep], stable[keep]
     if not len(stable):
         return top, "", colour("limit")
+    step, stable = np.append(step, max(run.steps_done, step[-1])), np.append(stable, stable[-1])  # holds to the end
     ax.fill_between(step, stable, max(top, float(stable.max())) * 10, color=colour("beyond"), lw=0, zorder=0)
     low, high = _band(run, step, stable)
     ax.fill_between(step, low, high, color=colour("limit"), alpha=0.2, lw=0, zorder=2)
-    ax.plot(step, stable, color=colour("limit"), lw=1.5, marker="o", ms=3.2 if len(step) < 80 else 0, zorder=3)
+    ax.plot(step, stable, color=colour("limit"), lw=1.5, marker="o", ms=3 if len(step) < 60 else 1.8, zorder=3)
     ax.annotate(
-        "beyond what curvature allows",
-        (0.98, 0.93),
+        "beyond the limit" if compact else "beyond what curvature allows",
+        (0.98, 0.9),
         xycoords="axes fraction",
         ha="right",
         va="center",
@@ -118,8 +111,26 @@ def _limits(run: Run, rate: np.ndarray) -> tuple[float, float]:
         stable = stable[np.isfinite(stable) & (stable > 0)]
         if len(stable):
             low = min(low, max(float(stable.min()), top / 1000))
-            high = max(high, min(float(np.quantile(stable, 0.9)) * 2, top * 30))
+            high = max(high, min(float(np.quantile(stable, 0.9)) * 4, top * 30))
     return low / 1.3, high
+
+
+def _name_rate(ax: Axes, step: np.ndarray, rate: np.ndarray, compact: bool) -> None:
+    """Under its own line: late in the run a decay to zero leaves the axes, so there is no end to write beside."""
+    if not len(step):
+        return
+    at = int(np.searchsorted(step, step[0] + 0.64 * (step[-1] - step[0])))
+    ax.annotate(
+        "learning rate",
+        (step[at], rate[at]),
+        xytext=(0, -6),
+        textcoords="offset points",
+        color=colour("planned"),
+        fontweight="bold",
+        fontsize=11 if compact else 12,
+        ha="right",
+        va="top",
+    )
 
 
 def _thin(step: np.ndarray, value: np.ndarray, most: int = 600) -> tuple[np.ndarray, np.ndarray]:

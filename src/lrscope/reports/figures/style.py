@@ -45,8 +45,8 @@ COLOURS: dict[str, tuple[str, str]] = {
 LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares above the best score at which the map's colour changes."""
 
-DASHES: dict[str, Any] = {"planned": "-", "default": (0, (5, 2)), "cosine": (0, (1.2, 1.2))}
-MARKERS = {"planned": "o", "default": "s", "cosine": "^"}
+DASHES: dict[str, Any] = {"planned": "-", "run": "-", "default": (0, (5, 2)), "cosine": (0, (1.2, 1.2))}
+MARKERS = {"planned": "o", "run": "o", "default": "s", "cosine": "^"}
 WARMUP_MARKERS = ("o", "s", "^", "D")
 
 
@@ -55,7 +55,7 @@ def colour(name: str) -> str:
 
 
 def of_run(name: str) -> str:
-    return colour(name if name in DASHES else "other")
+    return colour({"run": "planned"}.get(name, name) if name in DASHES else "other")
 
 
 def of_warmup(position: int) -> str:

@@ -11,7 +11,7 @@ from lrscope.records import Run
 from lrscope.reports import numbers
 from lrscope.reports.figures import marks
 from lrscope.reports.figures.style import DASHES, MARKERS, colour, of_run
-from lrscope.reports.outcome import in_words, short, stopped_at
+from lrscope.reports.outcome import in_words, outcome, short, stopped_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def loss_curves(runs: Mapping[str, Run], ax: Axes | None = None, *, compact: boo
     drawn = {name: run for name, run in runs.items() if "loss" in run.columns}
     smooth = {name: smoothed(*run["loss"]) for name, run in drawn.items()}
     for name, run in drawn.items():
-        if len(drawn) <= 2 or name == "planned":  # three overlapping ranges hide each other
+        if len(drawn) <= 2 or name in ("planned", "run"):  # three overlapping ranges hide each other
             _raw(ax, run, of_run(name))
     for name in reversed(drawn):
         step, value = smooth[name]
@@ -47,9 +47,10 @@ def loss_curves(runs: Mapping[str, Run], ax: Axes | None = None, *, compact: boo
             _mark_divergence(ax, run, name)
     ax.set_ylabel("loss")
     marks.step_axis(ax, compact)
-    if "planned" in drawn:
-        marks.mark_catapults(ax, drawn["planned"].events, compact=compact)
-    marks.label_ends(ax, [_end_label(name, runs[name], smooth[name][1], compact) for name in drawn])
+    for name in {"planned", "run"} & drawn.keys():
+        marks.mark_catapults(ax, drawn[name].events, compact=compact)
+    ends = [name for name, run in drawn.items() if run.status != "diverged" and len(smooth[name][1])]
+    marks.label_ends(ax, [_end_label(name, runs[name], smooth[name][1], compact) for name in ends])
     return ax
 
 
@@ -72,7 +73,8 @@ def metric_curves(runs: Mapping[str, Run], metric: str, ax: Axes | None = None, 
             lw=2 if name == "planned" else 1.5,
         )
         if keep.any():
-            labels.append((float(value[keep][-1]), _named(name, float(value[keep][-1]), compact), of_run(name)))
+            last = float(value[keep][-1])
+            labels.append((last, _named(name, run, last, compact), of_run(name)))
     ax.set_ylabel(in_words(metric))
     marks.step_axis(ax, compact)
     marks.label_ends(ax, labels)
@@ -160,14 +162,11 @@ def _mark_divergence(ax: Axes, run: Run, name: str) -> None:
 
 
 def _end_label(name: str, run: Run, smooth: np.ndarray, compact: bool) -> tuple[float, str, str]:
-    if run.status == "diverged" or not len(smooth):
-        return float("inf"), short(name), of_run(name)
-    height = float(smooth[-1])
-    shown = height
-    if "eval_loss" in run.columns:
-        shown = run.final("eval_loss")
-    return (shown if np.isfinite(shown) else height), _named(name, shown, compact), of_run(name)
+    final = outcome(name, run, "eval_loss" if "eval_loss" in run.columns else "loss").final
+    return (final if np.isfinite(final) else float(smooth[-1])), _named(name, run, final, compact), of_run(name)
 
 
-def _named(name: str, value: float, compact: bool) -> str:
+def _named(name: str, run: Run, value: float, compact: bool) -> str:
+    if run.status == "diverged":
+        return f"{short(name)} diverged"
     return short(name) if compact else f"{short(name)} {numbers.loss(value)}"

@@ -10,8 +10,7 @@ from lrscope.records import Plan, Table
 from lrscope.reports import numbers
 from lrscope.reports.figures import marks
 from lrscope.reports.figures.style import LEVELS, WARMUP_MARKERS, colour, of_warmup
-from lrscope.reports.sentences import warmup_name
-from lrscope.reports.trials import Cell, best, cells, horizons
+from lrscope.reports.trials import Cell, best, cells, horizons, warmup_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +27,8 @@ def lr_warmup_map(
     """Score of every peak learning rate and warmup tried at one horizon.
 
     Colour says how far above the best score of this horizon; diverged cells are hatched and hold the step; the best
-    cell is outlined, the plan is ringed. Columns are all learning rates of ``trials``, so maps of several horizons
-    line up.
+    cell is outlined, the plan is ringed. Columns are all those of ``trials``, so maps of several horizons line up;
+    rows are those of this horizon.
 
     Args:
         trials: Short runs.
@@ -42,19 +41,31 @@ def lr_warmup_map(
     every = cells(trials)
     horizon = horizon if horizon is not None else horizons(trials)[-1]
     shown = [cell for cell in every if cell.horizon == horizon]
-    rates, warmups = sorted({c.lr for c in every}), sorted({c.warmup for c in every})
+    rates = sorted({c.lr for c in (shown if transpose else every)})
+    warmups = sorted({c.warmup for c in (every if transpose else shown)})
     top = best(shown)
+    tried = {(rates.index(c.lr), warmups.index(c.warmup)) for c in shown}
+    for x, y in {(x, y) for x in range(len(rates)) for y in range(len(warmups))} - tried:
+        ax.text(*((y, x) if transpose else (x, y)), "·", color=colour("rule"), ha="center", va="center")
     for cell in shown:
         x, y = rates.index(cell.lr), warmups.index(cell.warmup)
         _cell(ax, cell, (y, x) if transpose else (x, y), top)
-    outline = [(top, "ink", 1.9)] if top else []
-    if plan is not None and (near := _nearest(shown, plan)):
-        outline.append((near, "planned", 2.6))
+    near = _nearest(shown, plan) if plan is not None else None
+    outline = [(top, "ink", 1.8)] if top and top is not near else []
+    outline += [(near, "paper", 5.0), (near, "planned", 2.4)] if near else []  # the halo shows the ring on dark cells
     for cell, tone, width in outline:
         x, y = rates.index(cell.lr), warmups.index(cell.warmup)
-        inset = 0.03 if tone == "ink" else 0.09
-        _box(ax, (y, x) if transpose else (x, y), fill="none", edge=colour(tone), lw=width, inset=inset, zorder=5)
+        _box(ax, (y, x) if transpose else (x, y), fill="none", edge=colour(tone), lw=width, inset=0.055, zorder=5)
     _map_axes(ax, rates, warmups, transpose)
+    if near:
+        for axis, place in zip(
+            (ax.yaxis, ax.xaxis) if transpose else (ax.xaxis, ax.yaxis),
+            (rates.index(near.lr), warmups.index(near.warmup)),
+            strict=True,
+        ):
+            label = axis.get_major_ticks()[place].label1
+            label.set_color(colour("planned"))
+            label.set_fontweight("bold")
     return ax
 
 
@@ -93,7 +104,7 @@ def score_against_lr(
     ax.set_xlim(min(rates) / 1.25, max(rates) * 1.25)
     marks.log_lr(ax.xaxis, *ax.get_xlim(), most=4 if compact else 5)
     if top := best(shown):
-        ax.plot([top.lr], [top.score], "o", ms=11, mfc="none", mec=colour("ink"), mew=1.5, zorder=6)
+        ax.plot([top.lr], [_number(top.score)], "o", ms=11, mfc="none", mec=colour("ink"), mew=1.5, zorder=6)
     ax.set_xlabel("peak learning rate")
     ax.set_title(f"{numbers.count(horizon)} steps")
     return ax
@@ -170,10 +181,21 @@ def _line(ax: Axes, line: list[Cell], position: int) -> None:
     if not line:
         return
     tone, marker = of_warmup(position), WARMUP_MARKERS[position % len(WARMUP_MARKERS)]
-    x, y = [c.lr for c in line], [c.score for c in line]
+    x, y = [c.lr for c in line], [_number(c.score) for c in line]
     ax.plot(x, y, color=tone, marker=marker, ms=5, lw=1.6, zorder=3)
     many = [c for c in line if c.seeds > 1]
-    ax.vlines([c.lr for c in many], [c.low for c in many], [c.high for c in many], color=tone, lw=1.3, zorder=2)
+    ax.vlines(
+        [c.lr for c in many],
+        [_number(c.low) for c in many],
+        [_number(c.high) for c in many],
+        color=tone,
+        lw=1.3,
+        zorder=2,
+    )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _score_limits(ax: Axes, scores: list[float]) -> None:

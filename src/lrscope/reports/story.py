@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lrscope.records import Plan, Run, Table
 
@@ -20,19 +21,33 @@ class Story:
         plan: The plan, if planning came to its end.
         trials: One row per short run of the planning, also when planning was killed.
         runs: Full runs by name: ``planned``, ``default``, ``cosine`` first, then any other.
+        config: What the command was asked for; empty if not recorded.
         unreadable: One sentence for every file that is there but could not be read.
     """
 
     plan: Plan | None = None
     trials: Table = field(default_factory=Table)
     runs: Mapping[str, Run] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
         names = [self.plan.task] if self.plan else []
         names += [str(run.config["task"]) for run in self.runs.values() if run.config.get("task")]
+        names += [str(self.config["task"])] if self.config.get("task") else []
         return names[0] if names else "unnamed task"
+
+    @property
+    def shown(self) -> Mapping[str, Run]:
+        """The runs under the names they are shown by: without a plan there is nothing "planned", just a run."""
+        return {("run" if k == "planned" and self.plan is None else k): run for k, run in self.runs.items()}
+
+    @property
+    def main(self) -> Run | None:
+        """The run that the report is about."""
+        others = sorted(self.runs.values(), key=lambda run: "stable_lr" not in run.columns)
+        return self.runs.get("planned") or next(iter(others), None)
 
     @property
     def steps(self) -> int | None:
@@ -40,6 +55,7 @@ class Story:
         if self.plan is not None:
             return self.plan.steps
         lengths = [int(run.config["steps"]) for run in self.runs.values() if run.config.get("steps")]
+        lengths += [int(self.config["steps"])] if self.config.get("steps") else []
         return lengths[0] if lengths else None
 
 
@@ -64,7 +80,7 @@ def load(directory: Path | str) -> Story:
             f"{directory}: nothing here to report; looked for plan.json, trials.jsonl and runs/*.jsonl as written "
             f"by `lrscope run TASK --out DIR`{found}"
         )
-    return Story(plan, trials, runs, tuple(unreadable))
+    return Story(plan, trials, runs, _config(directory / "config.json"), tuple(unreadable))
 
 
 def _plan(path: Path, unreadable: list[str]) -> Plan | None:
@@ -87,7 +103,16 @@ def _trials(path: Path) -> Table:
                 continue  # the line a killed process was writing
             if isinstance(row, dict):
                 rows.append(row)
-    return Table.of(rows)
+    asked = rows[-1].get("question") if rows else None  # a log may hold rows of an earlier, different question
+    return Table.of({k: v for k, v in row.items() if k != "question"} for row in rows if row.get("question") == asked)
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _runs(folder: Path, unreadable: list[str]) -> dict[str, Run]:

@@ -1,0 +1,241 @@
+"""The page: written from whole, partial and broken directories; well-formed, self-contained, escaped."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import report_cases as cases
+from lrscope.reports import load, write_report
+
+VOID = {"meta", "br", "hr", "col"}
+
+
+class Page(HTMLParser):
+    """Checks nesting while it collects text, ids, URLs and the embedded data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.data = ""
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        for key, value in attrs:
+            self.attributes.append((key, value or ""))
+            if key == "id":
+                self.ids.append(value or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(key, value or "") for key, value in attrs]
+        self.ids += [value or "" for key, value in attrs if key == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.data += data
+        elif "style" not in self.open:
+            self.text += " " + data
+
+
+def check(path: Path) -> Page:
+    """What every report holds, whatever was missing."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < 2_000_000
+    assert "http" not in text
+    assert "//" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL).replace("</", "")
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids))
+    for key, value in page.attributes:
+        assert key not in ("src", "xmlns", "xlink:href", "onclick")
+        if key == "href":
+            assert value[1:] in page.ids, f"{value} points nowhere"
+        for name in re.findall(r"url\(#([^)]*)\)", value):
+            assert name in page.ids, f"url(#{name}) points nowhere"
+    assert not re.search(r"\b(nan|inf|None|NaN|Infinity)\b", page.text), re.findall(r".{40}\bnan\b.{20}", page.text)
+    json.loads(page.data, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    return page
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    directory = cases.full(tmp_path_factory.mktemp("whole"))
+    return directory, check(write_report(directory))
+
+
+def test_a_finished_run_shows_everything(whole):
+    _, page = whole
+    for title in ("Run this", "What happened", "Was it stable?", "How the peak and the warmup were chosen"):
+        assert title in page.text
+    for figure in ("figure-loss", "figure-metric0", "figure-stability", "figure-map", "figure-peaks"):
+        assert figure in page.ids
+    assert "What is missing here" not in page.text
+    assert "What was not tried" in page.text
+    assert "All 30 trials" in page.text
+
+
+def test_the_data_is_embedded_and_beside_the_page(whole):
+    directory, page = whole
+    data = json.loads(page.data)
+    assert set(data["runs"]) == {"planned", "default", "cosine"}
+    assert data["plan"]["peak_lr"] == cases.BEST
+    assert json.loads((directory / "run.json").read_text())["name"] == "planned"
+    parquet = pytest.importorskip("pyarrow.parquet").read_table(directory / "run.parquet")
+    assert parquet.num_rows == cases.STEPS + 1
+    assert not list(directory.glob(".*"))  # nothing half-written stays
+
+
+def test_both_modes_and_both_widths_are_there(whole):
+    directory, _ = whole
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    assert "prefers-color-scheme:dark" in text
+    assert text.count('class="wide"') == text.count('class="narrow"') == 5
+    svg = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert set(re.findall(r"#[0-9a-f]{6}", svg)) <= {"#000000"}  # all others follow the mode
+    assert 'role="img"' in svg
+
+
+def test_the_snippet_names_the_schedule(whole):
+    _, page = whole
+    assert "lrs.schedules.parse(" in page.text
+    assert cases.make_plan().schedule_text in page.text
+    assert "lr=1.0, weight_decay=0.1)" in page.text
+    assert "lrscope train digits" in page.text
+
+
+def test_trials_only(tmp_path):
+    cases.write_trials(tmp_path, cases.trial_rows()[:20], tail='{"rung": 2, "hori')
+    page = check(write_report(tmp_path))
+    assert "Planning did not finish" in page.text
+    assert "20 trials" in page.text
+    assert "So far the best" in page.text
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_no_plan(tmp_path):
+    cases.write_run(tmp_path / "runs", "planned", curvature=True)
+    page = check(write_report(tmp_path))
+    assert "There is no plan in this directory" in page.text
+    assert "planned" not in page.text.lower()
+
+
+def test_a_run_killed_in_the_middle_of_a_line(tmp_path):
+    cases.write_plan(tmp_path, cases.make_plan())
+    path = cases.write_run(tmp_path / "runs", "planned", stop_at=400, curvature=True)
+    with path.open("a") as file:
+        file.write('{"step": 400, "lo')
+    page = check(write_report(tmp_path))
+    assert "has got to step 399 so far" in page.text
+    assert "Not run for comparison" in page.text
+
+
+def test_a_diverged_plan_leads_with_it(tmp_path):
+    cases.full(tmp_path)
+    cases.write_run(tmp_path / "runs", "planned", diverge_at=140, curvature=True)
+    page = check(write_report(tmp_path))
+    assert "The plan failed: its run diverged at step 140." in page.text
+    assert "The plan that failed" in page.text
+    assert "Run this" not in page.text
+    assert json.loads((tmp_path / "run.json").read_text())["columns"]["loss"]["value"][-1] is None
+
+
+def test_no_evaluation_and_no_curvature(tmp_path):
+    cases.write_plan(tmp_path, cases.make_plan(expected_loss=None, expected_low=None, expected_high=None))
+    for name in ("planned", "default", "cosine"):
+        cases.write_run(tmp_path / "runs", name, evaluated=False)
+    page = check(write_report(tmp_path))
+    assert "There is no evaluation set" in page.text
+    assert "Curvature was not measured" in page.text
+    assert "Final training loss" in page.text
+
+
+def test_every_trial_diverged(tmp_path):
+    rows = [row | {"score": None, "status": "diverged", "diverged_at": 2} for row in cases.trial_rows()[:12]]
+    cases.write_trials(tmp_path, rows)
+    assert "every trial diverged" in check(write_report(tmp_path)).text
+
+
+def test_an_empty_run_and_a_plan_of_another_version(tmp_path):
+    cases.write_plan(tmp_path, cases.make_plan())
+    broken = json.loads((tmp_path / "plan.json").read_text())
+    del broken["peak_lr"]
+    (tmp_path / "plan.json").write_text(json.dumps(broken))
+    cases.write_run(tmp_path / "runs", "planned", stop_at=0)
+    (tmp_path / "runs" / "cosine.jsonl").write_text('{"step": 0}\n')
+    page = check(write_report(tmp_path))
+    assert "plan.json could not be read" in page.text
+    assert "runs/cosine.jsonl could not be read" in page.text
+
+
+def test_one_step_one_trial(tmp_path):
+    cases.write_trials(tmp_path, cases.trial_rows()[:1])
+    cases.write_run(tmp_path / "runs", "planned", steps=1, curvature=True)
+    check(write_report(tmp_path))
+
+
+def test_long_runs_stay_small(tmp_path):
+    cases.write_run(tmp_path / "runs", "planned", steps=20_000, curvature=True)
+    check(write_report(tmp_path))
+
+
+def test_strings_of_the_user_are_escaped(tmp_path):
+    evil = "</script><script>alert(1)</script><b>&"
+    cases.full(tmp_path, task=evil, schedule_text=f'{evil}"', notes=(evil,), not_tried=(evil,), decay=evil)
+    rows = [row | {"note": evil} for row in cases.trial_rows()]
+    cases.write_trials(tmp_path, rows * 2)
+    page = check(write_report(tmp_path))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("<script") == 1
+    assert "<b>&" not in text
+    assert evil in page.text
+    assert json.loads(page.data)["plan"]["task"] == evil
+
+
+def test_nothing_there_is_an_error_that_says_what_was_looked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"plan\.json, trials\.jsonl and runs/\*\.jsonl"):
+        write_report(tmp_path)
+    with pytest.raises(ValueError, match="no such directory"):
+        load(tmp_path / "absent")
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(ValueError, match=r"plan\.json could not be read"):
+        load(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    cases.write_run(tmp_path / "runs", "planned", steps=20)
+    before = write_report(tmp_path).read_text(encoding="utf-8")
+    monkeypatch.setattr("lrscope.reports.write.page", lambda story: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(tmp_path)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_trials_of_an_earlier_question_are_left_out(tmp_path):
+    old = [row | {"question": {"task": "other"}} for row in cases.trial_rows()[:5]]
+    new = [row | {"question": {"task": "digits"}} for row in cases.trial_rows()[:3]]
+    cases.write_trials(tmp_path, old + new)
+    assert len(load(tmp_path).trials) == 3
+
+
+def test_importing_reports_needs_neither_matplotlib_nor_torch():
+    code = "import sys, lrscope.reports as r; r.load; assert not {'matplotlib', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
