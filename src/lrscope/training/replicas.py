@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lrscope.isolation import isolated_rng, mode_of
-from lrscope.objective import Batch
 from lrscope.optimizers.functional import FunctionalOptimizer
 from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Run, Status
@@ -21,7 +19,8 @@ from lrscope.tasks import BatchStream, Task
 from lrscope.training import divergence, recording
 from lrscope.training.cell import Cell
 from lrscope.training.evaluate import weighted_means
-from lrscope.training.program import CannotBatch, Program, Traits, examine, stack_batches
+from lrscope.training.grouping import Feed, chunks, default_chunk, seeds_mix
+from lrscope.training.program import CannotBatch, Program, Traits, examine
 from lrscope.training.recording import FloatArray, OnProgress, ShouldStop
 
 LOOK_EVERY = 10
@@ -103,64 +102,6 @@ def replicas(
     return [runs[i] for i in range(len(cells))]
 
 
-def default_chunk(theta: Tensor) -> int:
-    """Replicas per program for parameters like ``theta``, ``(P,)``."""
-    # theta, gradient and up to three tensors of optimizer state; on a CPU they should stay in the outer cache.
-    each = 5 * theta.numel() * theta.element_size()
-    room = 16 * 2**20 if theta.device.type == "cpu" else 4 * 2**30
-    return max(4, min(32 if theta.device.type == "cpu" else 256, room // each))
-
-
-def seeds_mix(task: Task, cells: Sequence[Cell], traits: Traits) -> bool:
-    """Whether one program may hold replicas of different seeds, found by a gradient of two.
-
-    A model with dropout must not: its draws would depend on the company it runs in. And some losses cannot take a
-    stacked batch (``F.one_hot`` looks at its values) though they can take a shared one.
-    """
-    if traits.draws:
-        return False
-    seeds = list(dict.fromkeys(c.seed for c in cells))[:2]
-    if len(seeds) == 1:
-        return True
-    program = Program(task, seeds, traits)
-    try:
-        with isolated_rng(seeds[0]), mode_of(program.model, training=True):
-            program.gradients(*Feed.of(task, seeds).next(seeds))
-    except CannotBatch:
-        return False
-    return True
-
-
-def chunks(cells: Sequence[Cell], size: int, *, by_seed: bool) -> Iterator[list[int]]:
-    """Indices of ``cells`` in groups of at most ``size`` and alike; equal seeds, which share batches, together."""
-    groups: dict[int, list[int]] = {}
-    for i, cell in enumerate(cells):
-        groups.setdefault(cell.seed, []).append(i)
-    together = groups.values() if by_seed else [[i for group in groups.values() for i in group]]
-    for group in together:
-        count = -(-len(group) // size)
-        for part in np.array_split(np.asarray(group), count):
-            yield part.tolist()
-
-
-@dataclass
-class Feed:
-    """Batches for the replicas that still run: shared if they have one seed, else stacked."""
-
-    task: Task
-    streams: dict[int, BatchStream]
-
-    @classmethod
-    def of(cls, task: Task, seeds: Sequence[int]) -> Feed:
-        return cls(task, {seed: BatchStream(task.train, seed) for seed in seeds})
-
-    def next(self, seeds: Sequence[int]) -> tuple[Batch, Any]:
-        batches = {seed: self.task.to_device(next(self.streams[seed])) for seed in dict.fromkeys(seeds)}
-        if len(self.streams) == 1:
-            return batches[seeds[0]], None
-        return stack_batches([batches[seed] for seed in seeds])
-
-
 class _Chunk:
     """One program from its first update to its evaluation. Rows are cells; the program holds those still active."""
 
@@ -230,10 +171,17 @@ class _Chunk:
         """Refuse a program that runs but computes something else than the model on its own."""
         if self.traits.draws or self.cells[0].seed != self.traits.seed:
             return
-        tol = torch.finfo(grads.dtype).eps ** 0.5
-        off = float((grads[0] - self.traits.grad).norm() / self.traits.grad.norm().clamp_min(1e-30))
-        if off > tol or abs(float(losses[0] - self.traits.loss)) > tol * max(1.0, abs(float(self.traits.loss))):
-            raise CannotBatch(f"as a batched program the model's first gradient differs by {off:.1e} (relative)")
+        # Wide enough for the reduced precision of a GPU's matrix units; a wrong program is off by far more. The
+        # second term is for starts at a stationary point, whose gradient is rounding alone.
+        tol = torch.finfo(grads.dtype).eps ** (1 / 3)
+        loss, norm = abs(float(self.traits.loss)), float(self.traits.grad.norm())
+        off = float((grads[0] - self.traits.grad).norm())
+        off_loss = abs(float(losses[0] - self.traits.loss))
+        if off > tol * norm + tol**2 * max(1.0, loss) or off_loss > tol * max(1.0, loss):
+            raise CannotBatch(
+                f"as a batched program the model's first gradient differs by {off:.1e} (norm {norm:.1e}) and its "
+                f"loss by {off_loss:.1e}; does the model keep state outside its parameters and buffers?"
+            )
 
     @torch.no_grad()
     def evaluate(self) -> dict[int, dict[str, float]]:

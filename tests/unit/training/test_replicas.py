@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cases import TASKS, cross_entropy, mlp
 from lrscope.errors import TaskError
+from lrscope.records import Cost
 from lrscope.schedules import Constant, Linear
 from lrscope.tasks import Task
-from lrscope.training import CannotBatch, Cell, replicas, run_cells
+from lrscope.training import CannotBatch, Cell, engines, replicas, run_cells
+from lrscope.training.choice import Choice, threads
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -310,12 +312,42 @@ def test_a_stop_returns_what_there_is(engine):
 def test_auto_measures_once_and_says_what_it_found():
     task = dataclasses.replace(TASKS["tuple"](), name="measured once")
     first, again = (run_cells(task, "sgd", cells(), 5) for _ in range(2))
-    assert "ms a step as replicas" in first[0].config["engine_note"]
+    assert "fastest of, in ms" in first[0].config["engine_note"]
     assert first[0].config == again[0].config
     assert sum(r.cost.gradients for r in again) == 20
     assert sum(r.cost.gradients for r in first) > 20
     (alone,) = run_cells(task, "sgd", cells()[:1], 5)
     assert (alone.config["engine"], alone.cost.gradients) == ("serial", 5)
+
+
+def test_auto_puts_the_number_of_threads_back():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        (run, _) = run_cells(TASKS["relu"](), "adamw", cells()[:2], 3)
+        assert "2 threads" in run.config["engine_note"]
+        assert torch.get_num_threads() == 2
+        with pytest.raises(KeyboardInterrupt), threads(1):
+            assert torch.get_num_threads() == 1
+            raise KeyboardInterrupt
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_program_that_fails_on_the_way_is_run_again_serially(monkeypatch):
+    class LooksLater(LooksAtValues):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x) if self.calls > 8 else self.inner(x)
+
+    task = unbatchable(lambda seed: LooksLater())
+    monkeypatch.setattr(engines, "choose", lambda *_, **__: Choice("replicas", None, "as told", Cost(gradients=4)))
+    runs = run_cells(task, "sgd", cells(), 12)
+    assert "replicas gave up" in runs[0].config["engine_note"]
+    assert [(r.status, r.config["engine"], r.cost.gradients) for r in runs] == [("finished", "serial", 13)] * 4
 
 
 @pytest.mark.parametrize("run", [replicas, run_cells])

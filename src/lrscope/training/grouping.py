@@ -1,0 +1,74 @@
+"""Which cells share one program of replicas, and the batches it is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lrscope.isolation import isolated_rng, mode_of
+from lrscope.objective import Batch
+from lrscope.tasks import BatchStream, Task
+from lrscope.training.cell import Cell
+from lrscope.training.program import CannotBatch, Program, Traits, stack_batches
+
+
+def default_chunk(theta: Tensor) -> int:
+    """Replicas per program for parameters like ``theta``, ``(P,)``."""
+    # theta, gradient and up to three tensors of optimizer state; on a CPU they should stay in the outer cache.
+    each = 5 * theta.numel() * theta.element_size()
+    room = 16 * 2**20 if theta.device.type == "cpu" else 4 * 2**30
+    return max(4, min(32 if theta.device.type == "cpu" else 256, room // each))
+
+
+def seeds_mix(task: Task, cells: Sequence[Cell], traits: Traits) -> bool:
+    """Whether one program may hold replicas of different seeds, found by a gradient of two.
+
+    A model with dropout must not: its draws would depend on the company it runs in. And some losses cannot take a
+    stacked batch (``F.one_hot`` looks at its values) though they can take a shared one.
+    """
+    if traits.draws:
+        return False
+    seeds = list(dict.fromkeys(c.seed for c in cells))[:2]
+    if len(seeds) == 1:
+        return True
+    program = Program(task, seeds, traits)
+    try:
+        with isolated_rng(seeds[0]), mode_of(program.model, training=True):
+            program.gradients(*Feed.of(task, seeds).next(seeds))
+    except CannotBatch:
+        return False
+    return True
+
+
+def chunks(cells: Sequence[Cell], size: int, *, by_seed: bool) -> Iterator[list[int]]:
+    """Indices of ``cells`` in groups of at most ``size`` and alike; equal seeds, which share batches, together."""
+    groups: dict[int, list[int]] = {}
+    for i, cell in enumerate(cells):
+        groups.setdefault(cell.seed, []).append(i)
+    together = groups.values() if by_seed else [[i for group in groups.values() for i in group]]
+    for group in together:
+        count = -(-len(group) // size)
+        for part in np.array_split(np.asarray(group), count):
+            yield part.tolist()
+
+
+@dataclass
+class Feed:
+    """Batches for the replicas that still run: shared if they have one seed, else stacked."""
+
+    task: Task
+    streams: dict[int, BatchStream]
+
+    @classmethod
+    def of(cls, task: Task, seeds: Sequence[int]) -> Feed:
+        return cls(task, {seed: BatchStream(task.train, seed) for seed in seeds})
+
+    def next(self, seeds: Sequence[int]) -> tuple[Batch, Any]:
+        batches = {seed: self.task.to_device(next(self.streams[seed])) for seed in dict.fromkeys(seeds)}
+        if len(self.streams) == 1:
+            return batches[seeds[0]], None
+        return stack_batches([batches[seed] for seed in seeds])
