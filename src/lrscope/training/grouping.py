@@ -21,7 +21,8 @@ def default_chunk(theta: Tensor) -> int:
     # theta, gradient and up to three tensors of optimizer state; on a CPU they should stay in the outer cache.
     each = 5 * theta.numel() * theta.element_size()
     room = 16 * 2**20 if theta.device.type == "cpu" else 4 * 2**30
-    return max(4, min(32 if theta.device.type == "cpu" else 256, room // each))
+    floor = 4 if each <= 2**28 else 1
+    return max(floor, min(32 if theta.device.type == "cpu" else 256, room // each))
 
 
 def seeds_mix(task: Task, cells: Sequence[Cell], traits: Traits) -> bool:
