@@ -21,6 +21,7 @@ from lrscope.records import environment
 from lrscope.schedules import Linear
 from lrscope.tasks import Task, digits, topics
 from lrscope.training import Cell, run_cells
+from lrscope.training.engines import Engine
 
 RESULTS = Path(__file__).parent / "results" / "replicas.json"
 # name, task, optimizer, steps for N = 8
@@ -32,7 +33,7 @@ TASKS = {
 }
 
 
-def speed(task: Task, optimizer: str, engine: str, n: int, steps: int, chunk: int | None) -> float:
+def speed(task: Task, optimizer: str, engine: Engine, n: int, steps: int, chunk: int | None) -> float:
     """Updates of all runs together per second."""
     cells = [Cell(Linear(0.0, 0.01 * (i + 1) / n, steps)) for i in range(n)]
     # The first call in a process pays for torch's own warming up; two steps are enough for that.
@@ -60,7 +61,7 @@ def main() -> None:
         size = sum(p.numel() for p in task.model(0).parameters())
         for n in (8, 32):
             steps = max(2, steps_at_8 * 8 // n)
-            best = {"replicas": 0.0, "serial": 0.0}
+            best: dict[Engine, float] = {"replicas": 0.0, "serial": 0.0}
             for _ in range(asked.repeats):
                 for engine in best:
                     best[engine] = max(best[engine], speed(task, optimizer, engine, n, steps, asked.chunk))
