@@ -76,7 +76,7 @@ def lanczos(
         if (
             done
             and guards >= guard
-            and bool(values[count] + residuals[count] <= values[count - 1] + tol * values[count - 1].abs())
+            and bool(values[count] + 4 * residuals[count] <= values[count - 1] + tol * values[count - 1].abs())
         ):
             break
         if space.num_matvecs >= max_matvecs or len(space) == size:
