@@ -24,8 +24,8 @@ def head(story: Story) -> Markup:
     eyebrow = " · ".join(["Learning-rate report", *[fact for fact in facts if fact]])
     ended = sentences.outcome_sentence(story.shown, story.trials)
     lead = [text for text in [sentences.answer(plan) if plan else None, ended] if text]
-    if sentences.standing(story.runs, story.trials) == "failed":
-        lead.reverse()  # what went wrong comes first
+    if plan and ended and sentences.standing(story.runs, story.trials) == "failed":
+        lead = [ended, f"It was: {lead[0][:1].lower()}{lead[0][1:]}"]  # what went wrong comes first
     lead = lead or sentences.missing(story)[:1]
     return tag(
         "header", tag("p", eyebrow, class_="eyebrow"), tag("h1", story.task), tag("p", " ".join(lead), class_="lead")

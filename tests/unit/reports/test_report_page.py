@@ -13,6 +13,7 @@ import pytest
 
 import report_cases as cases
 from lrscope.reports import load, write_report
+from lrscope.reports.snippets import python_snippet
 
 VOID = {"meta", "br", "hr", "col"}
 
@@ -120,6 +121,22 @@ def test_the_snippet_names_the_schedule(whole):
     assert "lrscope train digits" in page.text
 
 
+def test_the_snippet_runs_and_gives_the_learning_rates_of_the_plan(whole):
+    torch = pytest.importorskip("torch")
+    directory, _ = whole
+    plan = load(directory).plan
+    assert plan is not None
+    names = {"torch": torch, "model": torch.nn.Linear(1, 1)}
+    exec(python_snippet(plan), names)
+    rates = []
+    for _ in range(plan.steps):
+        rates.append(names["optimizer"].param_groups[0]["lr"])
+        names["optimizer"].step()
+        names["scheduler"].step()
+    assert rates[0] == pytest.approx(plan.start_lr)
+    assert rates[plan.warmup_steps - 1] == max(rates) == pytest.approx(plan.peak_lr)
+
+
 def test_trials_only(tmp_path):
     cases.write_trials(tmp_path, cases.trial_rows()[:20], tail='{"rung": 2, "hori')
     page = check(write_report(tmp_path))
@@ -151,6 +168,7 @@ def test_a_diverged_plan_leads_with_it(tmp_path):
     cases.write_run(tmp_path / "runs", "planned", diverge_at=140, curvature=True)
     page = check(write_report(tmp_path))
     assert "The plan failed: its run diverged at step 140." in page.text
+    assert "It was: start at" in page.text
     assert "The plan that failed" in page.text
     assert "Run this" not in page.text
     assert json.loads((tmp_path / "run.json").read_text())["columns"]["loss"]["value"][-1] is None

@@ -13,6 +13,7 @@ from lrscope.reports.figures.style import colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 
 def axes(ax: Axes | None) -> Axes:
@@ -24,12 +25,12 @@ def axes(ax: Axes | None) -> Axes:
     return plt.subplots(layout="constrained")[1]
 
 
-def log_lr(axis, low: float, high: float, *, most: int = 7) -> None:
+def log_lr(axis: Axis, low: float, high: float, *, most: int = 7) -> None:
     """Log scale with ticks written as people write learning rates."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    for steps in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
         if len(ticks) <= most:
             break
@@ -40,14 +41,12 @@ def log_lr(axis, low: float, high: float, *, most: int = 7) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.lr(value)))
 
 
-def plain_log(axis) -> None:
-    """Log scale for losses: plain numbers, few of them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def plain_log(axis: Axis, low: float, high: float, *, most: int = 6) -> None:
+    """Log scale for losses and ratios: plain numbers, few of them."""
+    from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    log_lr(axis, low, high, most=most)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_minor_locator(LogLocator(subs=(), numticks=2))
 
 
 def step_axis(ax: Axes, compact: bool, label: str = "step (optimizer updates)") -> None:

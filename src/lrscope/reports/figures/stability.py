@@ -58,7 +58,7 @@ def headroom(run: Run, ax: Axes | None = None, *, warmup_steps: int | None = Non
     ax.axhspan(1, high, color=colour("beyond"), lw=0, zorder=0)
     ax.axhline(1, color=colour("limit"), lw=1.2)
     ax.plot(step, value, color=colour("planned"), lw=1.6, marker="o", ms=3 if len(value) < 60 else 1.8)
-    marks.plain_log(ax.yaxis)
+    marks.plain_log(ax.yaxis, low, high, most=4)
     ax.set_ylabel("LR ÷ limit")
     marks.step_axis(ax, compact)
     _warmup_end(ax, warmup_steps, compact, named=False)
@@ -111,7 +111,7 @@ def _limits(run: Run, rate: np.ndarray) -> tuple[float, float]:
         stable = stable[np.isfinite(stable) & (stable > 0)]
         if len(stable):
             low = min(low, max(float(stable.min()), top / 1000))
-            high = max(high, min(float(np.quantile(stable, 0.9)) * 4, top * 30))
+            high = max(high, min(float(np.quantile(stable, 0.9)) * 5, top * 300))
     return low / 1.3, high
 
 

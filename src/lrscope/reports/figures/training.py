@@ -140,7 +140,7 @@ def _loss_limits(ax: Axes, runs: Mapping[str, Run], smooth: Mapping[str, tuple[n
     if low > 0 and top / low > 8:
         ax.set_yscale("log")
         ax.set_ylim(low / 1.25, top * 1.35)
-        marks.plain_log(ax.yaxis)
+        marks.plain_log(ax.yaxis, *ax.get_ylim())
     else:
         pad = 0.06 * (top - low or abs(top) or 1)
         ax.set_ylim(low - pad, top + 2 * pad)

@@ -205,7 +205,7 @@ def _score_limits(ax: Axes, scores: list[float]) -> None:
     if low > 0 and top / low > 4:
         ax.set_yscale("log")
         ax.set_ylim(low / 1.15, top * 1.6)
-        marks.plain_log(ax.yaxis)
+        marks.plain_log(ax.yaxis, *ax.get_ylim())
     else:
         pad = 0.08 * (top - low or abs(top) or 1)
         ax.set_ylim(low - pad, top + 3 * pad)
