@@ -89,8 +89,8 @@ def _stability(story: Story) -> Iterator[Picture]:
         "stability",
         "stability",
         _stability_takeaway(run),
-        "Blue: the learning rate of the run. Line with points: the largest learning rate that the curvature measured at "
-        "that step allows; its band is the error of the measurement. In the tinted region steps overshoot the "
+        "Blue: the learning rate of the run. Line with points: the largest learning rate that the curvature measured "
+        "at that step allows; its band is the error of the measurement. In the tinted region steps overshoot the "
         "sharpest direction." + (" Below: the first divided by the second." if both else ""),
         partial(_stacked, run=run, warmup=warmup, both=both),
         (450, 380) if both else (320, 260),
