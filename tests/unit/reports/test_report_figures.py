@@ -41,6 +41,9 @@ def test_loss_curves_label_every_run_and_mark_catapults(story, ax):
 def test_metric_curves(story, ax):
     assert reports.metric_curves(story.runs, "accuracy", ax) is ax
     assert "plan 0.9430" in texts(ax)
+    low, high = ax.get_ylim()
+    names = {t.get_text().split()[0]: t.xy[1] for t in ax.texts}
+    assert names["plan"] == pytest.approx((0.943 - low) / (high - low), abs=0.1)  # beside the end of its line
 
 
 def test_the_stability_limit_has_a_logarithmic_axis_and_names_the_region_beyond(story, ax):

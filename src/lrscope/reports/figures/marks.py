@@ -73,6 +73,7 @@ def label_ends(ax: Axes, labels: Sequence[tuple[float, str, str]], *, size: floa
     figure = ax.get_figure(root=True)
     height = ax.get_position().height * (figure.get_size_inches()[1] if figure else 3) * 72
     gap = 1.25 * size / max(height, 1)
+    ax.get_ylim()  # autoscaling is lazy; this settles the limits that the transform uses
     to_axes = ax.transData + ax.transAxes.inverted()
     wanted = [min(max(float(to_axes.transform((0, y))[1]), 0), 1) if np.isfinite(y) else 1.0 for y, _, _ in labels]
     for (_, text, tone), place in zip(labels, spread(wanted, gap), strict=True):
