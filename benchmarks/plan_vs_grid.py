@@ -89,7 +89,7 @@ def row(name: str, optimizer: str, found: dict) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # run the pairs side by side, one per core
     RESULTS.mkdir(exist_ok=True)
     tasks = [a for a in arguments if a in ("digits", "topics")] or ["digits", "topics"]
     optimizers = [a for a in arguments if a in LRS] or list(LRS)

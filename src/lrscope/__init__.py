@@ -9,7 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lrscope._version import __version__
-from lrscope.errors import LrscopeError, LrscopeWarning
+from lrscope.errors import (
+    LrscopeError,
+    LrscopeWarning,
+    MeasurementError,
+    MissingExtraError,
+    ScheduleError,
+    TaskError,
+)
 
 if TYPE_CHECKING:
     from lrscope import (
@@ -61,10 +68,14 @@ __all__ = [
     "Horizon",
     "LrscopeError",
     "LrscopeWarning",
+    "MeasurementError",
+    "MissingExtraError",
     "Objective",
+    "ScheduleError",
     "ScheduledLR",
     "SharpnessTracker",
     "Task",
+    "TaskError",
     "Watch",
     "__version__",
     "critical_lr",

@@ -85,7 +85,9 @@ def plan(
 def make_plan(task: Task, spec: Any, steps: int, where: Path, progress: Progress, **options: Any) -> Plan:
     """The plan stored in ``where``, or a new one, written there with its trials as they come."""
     import json
+    import math
 
+    from lrscope.cli.progress import Stop
     from lrscope.cli.workspace import write_json
     from lrscope.planning import plan
     from lrscope.records import Plan
@@ -95,22 +97,27 @@ def make_plan(task: Task, spec: Any, steps: int, where: Path, progress: Progress
         progress.say(f"plan found in {where}, not made again (--fresh makes a new one)")
         return Plan.from_dict(json.loads(stored.read_text(encoding="utf-8")))
     progress.stage("planning")
-
     best: dict[str, Any] = {}
 
     def on_trial(row: Any) -> None:
-        if row["score"] is not None and row["score"] < best.get("score", float("inf")):
+        if row["score"] is not None and row["score"] < best.get("score", math.inf):
             best.update(row)
-        shown = f"best so far: peak {best['lr']:.3g}, warmup {best['warmup_frac']:.0%}" if best else ""
-        progress.update(shares["now"], shown)
-
-    shares = {"now": 0.0}
 
     def on_progress(text: str, share: float) -> None:
-        shares["now"] = share
-        progress.update(share, text)
+        shown = f"; best so far: peak {best['lr']:.3g}, warmup {best['warmup_frac']:.0%}" if best else ""
+        progress.update(share, text + shown)
 
-    made = plan(task, spec, steps, log=where / "trials.jsonl", on_progress=on_progress, on_trial=on_trial, **options)
+    with Stop() as stop:
+        made = plan(
+            task,
+            spec,
+            steps,
+            log=where / "trials.jsonl",
+            on_progress=on_progress,
+            on_trial=on_trial,
+            should_stop=lambda: stop.asked,
+            **options,
+        )
     write_json(stored, made.to_dict())
     return made
 

@@ -95,7 +95,7 @@ class Stop:
             self._previous = signal.signal(signal.SIGINT, self._ask)
         return self
 
-    def _ask(self, signum: int, frame: object) -> None:
+    def _ask(self, *_: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True

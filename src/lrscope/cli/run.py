@@ -63,9 +63,18 @@ def run(
     try:
         with Progress() as progress:
             made = make_plan(
-                loaded, spec, length, where, progress, budget=budget, warmups=fractions, decay=decay, num_seeds=seeds,
-                seed=seed, engine=engine,
-            )  # fmt: skip
+                loaded,
+                spec,
+                length,
+                where,
+                progress,
+                budget=budget,
+                warmups=fractions,
+                decay=decay,
+                num_seeds=seeds,
+                seed=seed,
+                engine=engine,
+            )
             runs = {
                 "planned": run_training(
                     loaded,
@@ -77,7 +86,7 @@ def run(
                     progress,
                     seed=seed,
                     watch_every=watch_every,
-                )  # fmt: skip
+                )
             }
             for name, schedule in baselines(spec.default_lr, length).items() if compare else ():
                 runs[name] = run_training(

@@ -102,9 +102,18 @@ def run_training(
             stop.check()
 
         run = train(
-            task, spec, schedule, steps, probes=probes, seed=seed, name=name, out=runs,
-            evaluate_every=max(steps // 20, 1), resume=True, on_step=on_step,
-        )  # fmt: skip
+            task,
+            spec,
+            schedule,
+            steps,
+            probes=probes,
+            seed=seed,
+            name=name,
+            out=runs,
+            evaluate_every=max(steps // 20, 1),
+            resume=True,
+            on_step=on_step,
+        )
     found = find_catapults(run) if every else []
     add_events(
         lines,

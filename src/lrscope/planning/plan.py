@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lrscope.optimizers import OptimizerSpec
 from lrscope.planning.recipe import DECAYS, Decay, recipe, warmup_steps
@@ -16,6 +16,7 @@ from lrscope.planning.verdict import expected_loss, final_cells, notes, peak_int
 from lrscope.records import Cost, CriticalLR, Plan, Table
 from lrscope.stability import critical_lr
 from lrscope.tasks import Task
+from lrscope.training.engines import Engine
 
 WARMUPS = (0.0, 0.05, 0.33)
 MIN_GRADIENTS = 3_200
@@ -34,10 +35,11 @@ def plan(
     decay: Decay = "linear",
     num_seeds: int = 2,
     seed: int = 0,
-    engine: Literal["auto", "serial", "replicas"] = "auto",
+    engine: Engine = "auto",
     log: Path | None = None,
     on_progress: Progress | None = None,
     on_trial: Callable[[Row], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Plan:
     """Choose peak learning rate and warmup for ``steps`` updates of ``task``, by measuring.
 
@@ -59,7 +61,9 @@ def plan(
         engine: How trials run; see :func:`lrscope.training.run_cells`.
         log: File of trial rows; rows already there for the same question are not run again.
         on_progress: Called with a plain sentence and the share of the budget spent.
-        on_trial: Called with each row.
+        on_trial: Called with the row of each trial as it finishes.
+        should_stop: Asked every few updates; once true, the plan ends with a ``KeyboardInterrupt``. What was
+            finished is in ``log``, and a later call goes on from there.
 
     Returns:
         :class:`~lrscope.records.Plan` with the evidence and its cost.
@@ -87,19 +91,37 @@ def plan(
     measured = sum((c.cost for c in critical), Cost())
     center = _center(critical, spec)
 
-    trials = Trials(task, spec, decay, log=log, engine=engine, on_trial=on_trial)
     texts = {
         1: f"short runs of {horizons.wide} steps, wide range of peaks around {center:.2g}",
         2: f"runs of {horizons.close} steps, peaks in factors of two around the best",
         3: f"runs of {horizons.final} steps, the best three cells, {num_seeds} seeds",
     }
+    now = {"text": ""}
+
+    def on_rung(rung: int) -> None:
+        now["text"] = texts[rung]
+        on_gradients(trials.cost.gradients)
+
+    def on_gradients(done: float) -> None:
+        say(now["text"], min(done / gradients, 1.0))
+
+    trials = Trials(
+        task,
+        spec,
+        decay,
+        log=log,
+        engine=engine,
+        on_trial=on_trial,
+        on_gradients=on_gradients,
+        should_stop=should_stop,
+    )
     search(
         trials,
         center,
         horizons,
         sorted({float(w) for w in warmups}),
         seeds,
-        on_rung=lambda rung: say(texts[rung], min(trials.cost.gradients / gradients, 1.0)),
+        on_rung=on_rung,
     )
     cells = final_cells(trials.rows)
     best = cells[0]

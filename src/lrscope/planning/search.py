@@ -57,7 +57,7 @@ def search(
     warmups: Sequence[float],
     seeds: Sequence[int],
     *,
-    on_rung: Callable[[int], None] = lambda rung: None,
+    on_rung: Callable[[int], None],
 ) -> None:
     """Run the three rungs; every row ends up in ``trials.rows``.
 
@@ -87,8 +87,8 @@ def _wide(trials: Trials, center: float, horizon: int, warmups: Sequence[float],
         rows += trials.run([Trial(horizon, columns[-1], w, seed) for w in warmups], 1)
     if not ranked(rows):
         raise MeasurementError(
-            f"plan: every short run diverged, down to a peak learning rate of {min(columns):.3g}; look at the loss and "
-            "the initialisation of the task (is the loss finite and of order 1 at the start?)"
+            f"plan: every short run diverged, down to a peak learning rate of {min(columns):.3g}; look at the loss "
+            "and the initialisation of the task (is the loss finite and of order 1 at the start?)"
         )
     return rows
 

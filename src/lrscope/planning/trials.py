@@ -16,6 +16,7 @@ from lrscope.planning.recipe import Decay, recipe, warmup_steps
 from lrscope.records import Cost, Run
 from lrscope.tasks import Task
 from lrscope.training import Cell, run_cells
+from lrscope.training.engines import Engine
 
 
 @dataclass(frozen=True, order=True)
@@ -52,11 +53,15 @@ class Trials:
         decay: Decay,
         *,
         log: Path | None = None,
-        engine: str = "auto",
+        engine: Engine = "auto",
         on_trial: Callable[[Row], None] | None = None,
+        on_gradients: Callable[[float], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> None:
-        self.task, self.optimizer, self.decay, self.engine = task, optimizer, decay, engine
-        self.on_trial = on_trial
+        self.task, self.optimizer = task, optimizer
+        self.decay: Decay = decay
+        self.engine: Engine = engine
+        self.on_trial, self.on_gradients, self.should_stop = on_trial, on_gradients, should_stop
         self._question = {"task": task.name, "optimizer": optimizer.to_spec(), "decay": decay}
         self._log = log
         self.rows: list[dict[str, Any]] = []
@@ -72,7 +77,11 @@ class Trials:
         return Cost(gradients=done, updates=done, seconds=sum(row["seconds"] for row in self.rows))
 
     def run(self, trials: Iterable[Trial], rung: int) -> list[Row]:
-        """Run what is not known yet; rows of all of ``trials``, in their order. Equal horizons run together."""
+        """Run what is not known yet; rows of all of ``trials``, in their order. Equal horizons run together.
+
+        Raises:
+            KeyboardInterrupt: ``should_stop`` said so; what was finished is in the log.
+        """
         trials = list(trials)
         missing = [t for t in dict.fromkeys(trials) if t.key not in self._known]
         for horizon in sorted({t.horizon for t in missing}):
@@ -82,8 +91,6 @@ class Trials:
             row = self._known[trial.key]
             if row not in self.rows:
                 self.rows.append(row)
-                if self.on_trial is not None:
-                    self.on_trial(row)
             rows.append(row)
         return rows
 
@@ -91,13 +98,35 @@ class Trials:
         cells = [
             Cell(recipe(t.lr, warmup_steps(t.warmup_frac, horizon), horizon, self.decay), seed=t.seed) for t in trials
         ]
-        runs = run_cells(self.task, self.optimizer, cells, horizon, engine=self.engine)
-        for trial, run in zip(trials, runs, strict=True):
-            row = _row(trial, run, rung)
-            self._known[trial.key] = row
+        before = self.cost.gradients
+
+        def on_run(i: int, run: Run) -> None:
+            if run.status == "interrupted":
+                return
+            row = _row(trials[i], run, rung)
+            self._known[trials[i].key] = row
             if self._log is not None:
                 with self._log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({**row, "question": self._question}) + "\n")
+            if self.on_trial is not None:
+                self.on_trial(row)
+
+        def on_progress(done: int, _: int) -> None:
+            if self.on_gradients is not None:
+                self.on_gradients(before + done)
+
+        runs = run_cells(
+            self.task,
+            self.optimizer,
+            cells,
+            horizon,
+            engine=self.engine,
+            on_run=on_run,
+            on_progress=on_progress,
+            should_stop=self.should_stop,
+        )
+        if any(run.status == "interrupted" for run in runs):
+            raise KeyboardInterrupt
 
 
 def _row(trial: Trial, run: Run, rung: int) -> dict[str, Any]:

@@ -92,48 +92,44 @@ def expected_loss(
 
 def notes(rows: Sequence[Row], best: CellScore) -> list[str]:
     """What the trials say about horizon and warmup, one plain sentence each."""
-    said = []
+    return [*_horizon_notes(rows), *_warmup_notes([r for r in rows if r["rung"] == 1], best)]
+
+
+def _horizon_notes(rows: Sequence[Row]) -> list[str]:
     peaks = {}
     for horizon in sorted({row["horizon"] for row in rows}):
-        order = ranked([r for r in rows if r["horizon"] == horizon])
-        if order:
+        if order := ranked([r for r in rows if r["horizon"] == horizon]):
             peaks[horizon] = order[0]["lr"]
-    if len(peaks) > 1:
-        (short, first), (long, last) = list(peaks.items())[0], list(peaks.items())[-1]
-        if max(first, last) <= 2.01 * min(first, last):
-            said.append(
-                f"the best peak hardly moved with the length of the run: {first:.3g} for {short} steps, {last:.3g} for {long}"
-            )
-        else:
-            way = "up" if last > first else "down"
-            said.append(
-                f"the best peak moved {way} with the length of the run: {first:.3g} for {short} steps, {last:.3g} for {long}"
-            )
-    largest = {
-        w: max((r["lr"] for r in rows if r["warmup_frac"] == w and r["score"] is not None), default=None)
-        for w in sorted({r["warmup_frac"] for r in rows})
-    }
-    wide = [r for r in rows if r["rung"] == 1]
+    if len(peaks) < 2:
+        return []
+    short, long = min(peaks), max(peaks)
+    first, last = peaks[short], peaks[long]
+    moved = (
+        "hardly moved"
+        if max(first, last) <= 2.01 * min(first, last)
+        else "moved up"
+        if last > first
+        else "moved down"
+    )
+    return [f"the best peak {moved} with the length of the run: {first:.3g} for {short} steps, {last:.3g} for {long}"]
+
+
+def _warmup_notes(wide: Sequence[Row], best: CellScore) -> list[str]:
+    said = []
+    trained = [r for r in wide if r["score"] is not None]
+    largest = {w: max(r["lr"] for r in trained if r["warmup_frac"] == w) for w in {r["warmup_frac"] for r in trained}}
     without = largest.get(0.0)
-    for w, lr in largest.items():
-        if (
-            w > 0
-            and lr
-            and without
-            and lr > 1.01 * without
-            and any(r["lr"] > 1.01 * without and r["warmup_frac"] == 0 for r in wide)
-        ):
+    for warmup, lr in sorted(largest.items()):
+        if warmup > 0 and without is not None and lr > 1.01 * without:
             said.append(
-                f"with {w:.0%} warmup it trains up to a peak of {lr:.3g}; without warmup it diverges above {without:.3g}"
+                f"{warmup:.0%} warmup trains up to a peak of {lr:.3g}; no warmup diverges above {without:.3g}"
             )
-    scores = {}
+    first = {}
     for row in ranked(wide):
-        scores.setdefault(row["warmup_frac"], row["score"])
-    if 0.0 in scores and best.warmup_frac > 0 and best.warmup_frac in scores:
-        gain = 1 - scores[best.warmup_frac] / scores[0.0]
-        said.append(
-            f"at {wide[0]['horizon']} steps, each with its best peak, {best.warmup_frac:.0%} warmup ends {gain:.1%} below no warmup"
-        )
-    elif best.warmup_frac == 0 and len(scores) > 1:
-        said.append("no warmup length tried ended below no warmup")
+        first.setdefault(row["warmup_frac"], row["score"])
+    if 0.0 in first and best.warmup_frac in first and best.warmup_frac > 0:
+        gain = first[best.warmup_frac] / first[0.0] - 1
+        way = f"{abs(gain):.1%} {'lower' if gain < 0 else 'higher'}"
+        with_, at = f"{best.warmup_frac:.0%} warmup", f"{wide[0]['horizon']} steps"
+        said.append(f"at {at}, each with its best peak, {with_} ended {way} than no warmup")
     return said

@@ -11,7 +11,6 @@ from importlib import metadata
 
 def environment() -> dict[str, str | int]:
     """Versions and machine class, JSON-able; reads package metadata, so torch need not be imported."""
-
     return {
         "lrscope": _version("lrscope"),
         "torch": _version("torch"),

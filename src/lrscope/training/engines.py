@@ -11,9 +11,9 @@ from lrscope.records import Cost, Run
 from lrscope.tasks import Task
 from lrscope.training import recording
 from lrscope.training.cell import Cell
-from lrscope.training.choice import Choice, choose, threads
+from lrscope.training.choice import choose, threads
 from lrscope.training.program import CannotBatch
-from lrscope.training.recording import OnProgress, ShouldStop
+from lrscope.training.recording import OnProgress, OnRun, ShouldStop
 from lrscope.training.replicas import replicas
 from lrscope.training.serial import train_one
 
@@ -32,12 +32,13 @@ def run_cells(
     chunk: int | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    on_run: OnRun | None = None,
 ) -> list[Run]:
     """Train one run per cell; both engines give the same runs to rounding.
 
     Args:
-        task, optimizer, cells, steps, record_every, evaluate, chunk, on_progress, should_stop: As in
-            :func:`~lrscope.training.replicas`.
+        task, optimizer, cells, steps, record_every, evaluate, chunk, on_progress, should_stop, on_run: As
+            in :func:`~lrscope.training.replicas`.
         engine: ``"replicas"`` (one batched program), ``"serial"`` (a plain loop over ``torch.optim``), or
             ``"auto"``: times a few steps of both, once per task and (within a factor of 2) number of cells, and
             keeps the faster; on a CPU also whether one thread is faster than torch's setting, which comes back
@@ -55,6 +56,7 @@ def run_cells(
         "evaluate": evaluate,
         "on_progress": on_progress,
         "should_stop": should_stop,
+        "on_run": on_run,
     }
     if engine == "replicas":
         return replicas(task, spec, cells, steps, chunk=chunk, **options)
@@ -62,13 +64,21 @@ def run_cells(
         return _one_after_the_other(task, spec, cells, steps, **options)
 
     choice = choose(task, spec, cells, chunk=chunk)
+
+    def noted(run: Run) -> Run:
+        """The run with the engine's note in its config, and its share of the choice's cost."""
+        share = Cost(gradients=choice.cost.gradients / len(cells), seconds=choice.cost.seconds / len(cells))
+        return replace(run, config={**run.config, "engine_note": choice.note}, cost=run.cost + share)
+
+    if on_run is not None:
+        options["on_run"] = lambda i, run: on_run(i, noted(run))
     with threads(choice.threads):
         if choice.engine == "replicas":
             try:
-                return _noted(replicas(task, spec, cells, steps, chunk=chunk, **options), choice)
+                return [noted(run) for run in replicas(task, spec, cells, steps, chunk=chunk, **options)]
             except CannotBatch as error:  # a later batch did what the first did not
                 choice = replace(choice, engine="serial", note=f"replicas gave up: {error}")
-        return _noted(_one_after_the_other(task, spec, cells, steps, **options), choice)
+        return [noted(run) for run in _one_after_the_other(task, spec, cells, steps, **options)]
 
 
 def _one_after_the_other(
@@ -79,6 +89,7 @@ def _one_after_the_other(
     *,
     on_progress: OnProgress | None,
     should_stop: ShouldStop | None,
+    on_run: OnRun | None,
     **options: Any,
 ) -> list[Run]:
     runs = []
@@ -91,11 +102,6 @@ def _one_after_the_other(
         runs.append(train_one(task, spec, cell, steps, on_progress=progress, should_stop=should_stop, **options))
         if runs[-1].status != "interrupted":  # a diverged run is done, too
             progress(steps, steps)
+        if on_run is not None:
+            on_run(i, runs[-1])
     return runs
-
-
-def _noted(runs: list[Run], choice: Choice) -> list[Run]:
-    """The runs with the engine's note in their config, and the choice's cost shared among them."""
-    cost, n = choice.cost, len(runs)
-    share = Cost(gradients=cost.gradients / n, seconds=cost.seconds / n)
-    return [replace(r, config={**r.config, "engine_note": choice.note}, cost=r.cost + share) for r in runs]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lrscope.training.evaluate import evaluate
 from torch import nn
 
 from lrscope.isolation import isolated_rng, mode_of
@@ -19,7 +18,9 @@ from lrscope.schedules import Schedule
 from lrscope.tasks import BatchStream, Task
 from lrscope.training import checkpoint
 from lrscope.training.divergence import has_diverged
+from lrscope.training.evaluate import evaluate
 from lrscope.training.probes import Probe, TrainState, due, restore_states, states_of
+from lrscope.training.recording import has_survived
 
 OptimizerLike = OptimizerSpec | str | dict[str, Any] | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -149,7 +150,9 @@ def train(
                 first_loss = value if math.isnan(first_loss) else first_loss
                 if has_diverged(value, first_loss):
                     status = "diverged"
-                    writer.event(step, "diverged", loss=value if math.isfinite(value) else None)
+                    finite = {"loss": value} if math.isfinite(value) else {}
+                    writer.row(step, **finite, lr=lr)
+                    writer.event(step, "diverged", loss=finite.get("loss"))
                     break
                 seen = TrainState(step, steps, value, lr, model, opt, batch, _event_of(writer, step))
                 row: dict[str, float] = {"loss": value, "lr": lr}
@@ -169,6 +172,9 @@ def train(
             if status == "finished":
                 final = evaluate(task, model)
                 writer.row(steps, **{k: v for k, v in final.items() if math.isfinite(v)})
+                if not has_survived(final, first_loss):  # the last update, which no training loss judged
+                    status = "diverged"
+                    writer.event(steps, "diverged", loss=None)
             save()
         except KeyboardInterrupt:
             # Mid-update the state is torn: the last whole checkpoint stands, and resuming repeats from there.
@@ -177,7 +183,7 @@ def train(
             writer.event(step, "interrupted")
             writer.close()
             raise
-        cost = Cost(gradients=step + (status == "diverged"), updates=step, seconds=seconds())
+        cost = Cost(gradients=min(step + 1, steps), updates=step, seconds=seconds())
         cost += sum((getattr(p, "cost", Cost()) for p in probes), Cost())
         return writer.end(status, cost)
 

@@ -19,6 +19,7 @@ from lrscope.training.divergence import has_diverged
 FloatArray = NDArray[np.float64]
 OnProgress = Callable[[int, int], None]
 ShouldStop = Callable[[], bool]
+OnRun = Callable[[int, Run], None]
 
 
 def check(task: Task, cells: Sequence[Cell], steps: int, *, record_every: int = 1, chunk: int | None = None) -> None:

@@ -21,7 +21,7 @@ from lrscope.training.cell import Cell
 from lrscope.training.evaluate import weighted_means
 from lrscope.training.grouping import Feed, chunks, default_chunk, seeds_mix
 from lrscope.training.program import CannotBatch, Program, Traits, examine
-from lrscope.training.recording import FloatArray, OnProgress, ShouldStop
+from lrscope.training.recording import FloatArray, OnProgress, OnRun, ShouldStop
 
 LOOK_EVERY = 10
 """Steps between looks at the losses: each waits for the device, and a diverged replica runs on until the next."""
@@ -38,6 +38,7 @@ def replicas(
     chunk: int | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    on_run: OnRun | None = None,
 ) -> list[Run]:
     """Train one run per cell, several at a time as one tensor program; equal to training each on its own.
 
@@ -55,6 +56,7 @@ def replicas(
         chunk: Most replicas in one program; by default as many as fit the cache (CPU) or memory (GPU).
         on_progress: Called now and then with updates done and updates in all.
         should_stop: Asked every few steps; once true, what still runs is returned as ``interrupted``.
+        on_run: Called with the index of a cell and its run as soon as it is known, so that nothing known is lost.
 
     Returns:
         Runs in the order of ``cells``. Rows: ``loss`` and ``lr`` of the update that starts at ``step``, and a last
@@ -98,6 +100,8 @@ def replicas(
                 seconds=seconds,
                 environment=environment,
             )
+            if on_run is not None:
+                on_run(i, runs[i])
         done += steps * len(part)
     return [runs[i] for i in range(len(cells))]
 

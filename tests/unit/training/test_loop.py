@@ -11,7 +11,7 @@ from fingerprints import everything
 import lrscope as lrs
 from lrscope.records import Run
 from lrscope.schedules import Constant, Linear
-from lrscope.training import train
+from lrscope.training import Cell, run_cells, train
 
 STEPS = 24
 
@@ -93,12 +93,17 @@ def test_any_torch_optimizer_with_groups_keeps_its_ratios():
 
 
 def test_divergence_is_a_status_with_its_step():
-    task = cases.TASKS["linear"](dtype=torch.float64) if "linear" in cases.TASKS else cases.TASKS["dict"]()
+    task = cases.TASKS["linear_squared"](dtype=torch.float64)
     run = train(task, "sgd(momentum=0)", Constant(1e9), 50)
     assert run.status == "diverged"
     (event,) = [e for e in run.events if e.kind == "diverged"]
-    assert event.step == run.steps_done + 1
+    assert event.step == run.steps_done
+    assert run.cost.gradients == run.cost.updates + 1
     assert math.isnan(run.final("eval_loss"))
+    # the same story from the engine for many cells
+    (other,) = run_cells(task, "sgd(momentum=0)", [Cell(Constant(1e9))], 50, engine="serial")
+    assert other.table().to_dict() == run.table().to_dict()
+    assert [(e.kind, e.step) for e in other.events] == [(e.kind, e.step) for e in run.events]
 
 
 def test_training_leaves_the_global_random_state(tmp_path):
