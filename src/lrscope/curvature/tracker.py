@@ -15,20 +15,45 @@ from lrscope.curvature.precondition import is_adaptive, preconditioner
 from lrscope.curvature.probe import Choice, Method, choose
 from lrscope.curvature.result import EigenResult
 from lrscope.errors import MeasurementError
-from lrscope.linalg import EigenPairs, lanczos
+from lrscope.linalg import EigenTracker
 from lrscope.objective import Objective
 from lrscope.records import Cost
 
+MEMORY_BYTES = 2**30
+"""What remembered products may occupy by default."""
+
 
 class SharpnessTracker:
-    """Follows the sharpness through training.
+    r"""Follows the sharpness through training, at about one Hessian-vector product per update.
+
+    The first update is a cold solve. Later ones predict the top eigenvector from the products of the last steps,
+    spend one product on it and buy a second one only where the result is in doubt; see
+    :class:`~lrscope.linalg.track.EigenTracker` for the method and ``docs/curvature.md`` for measured accuracy.
+    It works inside any loop: every update reads the model's current parameters and leaves no trace.
+
+    The value of an update is accurate where training is calm (well below 1 %), and a good estimate while several
+    eigenvalues oscillate at the edge of stability: look at ``converged`` and ``residual``, or give ``budget=None``.
+    :func:`~lrscope.curvature.sharpness` with ``start=result.vectors`` checks any single step.
 
     Args:
-        objective: The loss whose sharpness is followed; its model is the one being trained.
-        optimizer: If it is Adam or AdamW, the preconditioned sharpness of the coming step is followed.
+        objective: The loss whose sharpness is followed; its model is the one being trained. Its batches stay fixed
+            while training moves theta.
+        optimizer: If it is Adam or AdamW, the preconditioned sharpness of the coming step is followed; if it is SGD
+            with groups of different learning rates, their ratio is taken into account.
         tol: Relative accuracy aimed at.
-        method: How products are made.
+        budget: Products per update beyond the first, saved up when not needed (and 15 at the start); ``None`` buys
+            as many as ``tol`` asks for, up to 6 per update.
+        memory: Products remembered, three vectors of length P each. By default 28, fewer if they would not fit
+            into 1 GiB, but at least 4.
+        method: How products are made; see :func:`~lrscope.curvature.probe.choose`.
         seed: Of the first solve's random vector.
+
+    Attributes:
+        num_updates, num_matvecs: So far; their ratio is the amortised cost.
+
+    Raises:
+        ValueError: ``tol``, ``budget`` or ``memory`` out of range.
+        MeasurementError: An optimizer whose preconditioner is not known.
     """
 
     def __init__(
@@ -37,20 +62,28 @@ class SharpnessTracker:
         optimizer: torch.optim.Optimizer | None = None,
         *,
         tol: float = 1e-2,
+        budget: float | None = 0.1,
+        memory: int | None = None,
         method: Method = "auto",
         seed: int = 0,
     ) -> None:
-        if not tol > 0:
+        if not 0 < tol < float("inf"):
             raise ValueError(f"tol: expected a positive relative accuracy such as 1e-2, got {tol!r}")
+        if budget is not None and not budget >= 0:
+            raise ValueError(f"budget: expected extra products per update (0 or more) or None, got {budget!r}")
+        if memory is not None and memory < 4:
+            raise ValueError(f"memory: expected at least 4 products, got {memory!r}")
+        if memory is None:
+            bytes_each = 3 * objective.size * torch.finfo(objective.point().dtype).bits // 8
+            memory = min(28, max(4, MEMORY_BYTES // bytes_each))
         self.objective = objective
         self.optimizer = optimizer
         self.adaptive = optimizer is not None and is_adaptive(optimizer)
         self.tol = tol
         self.method: Method = method
-        self.seed = seed
         self.num_updates = 0
         self.num_matvecs = 0
-        self._vector: Tensor | None = None
+        self._tracker = EigenTracker(tol=tol, budget=budget, memory=memory, seed=seed)
         self._choice: Choice | None = None
 
     def update(
@@ -67,6 +100,15 @@ class SharpnessTracker:
             batches: Measure on these instead of the objective's own batches, this time.
             gradient: The gradient of the coming step, ``(P,)``, if it is at hand; only Adam's preconditioner needs
                 it, and computes it (one gradient) if it is not given.
+
+        Returns:
+            :class:`EigenResult`. ``value`` lies between the Rayleigh quotient of ``vectors`` and that plus
+            ``residual``; ``converged`` says that the estimated relative error is at most ``tol``. A diverged run gives
+            ``nan`` and ``converged=False``, not an error. Cost: about 1.1 products, plus one gradient for Adam.
+
+        Raises:
+            ValueError: ``theta`` or ``gradient`` has the wrong shape.
+            MeasurementError: No product can be computed on this model.
         """
         began = time.perf_counter()
         objective = self.objective
@@ -76,15 +118,14 @@ class SharpnessTracker:
             )
         spent = objective.spent
         theta = objective.point() if theta is None else theta.detach()
+        if theta.shape != (objective.size,):
+            raise ValueError(f"theta: expected shape ({objective.size},), got {tuple(theta.shape)}")
         if not bool(torch.isfinite(theta).all()):
             return self._not_finite(theta)
         if self._choice is None:
             self._choice = choose(self.objective, theta, method=self.method, purpose="track", tol=self.tol)
-        scale = None
-        if self.adaptive and self.optimizer is not None:
-            scale = scale_of(preconditioner(self.optimizer, objective, gradient), theta)
-        matvec = preconditioned(self._choice.at(objective, theta), scale)
-        pairs = self._solve(matvec, theta)
+        scale = self._scale(objective, theta, gradient)
+        pairs = self._tracker.update(preconditioned(self._choice.at(objective, theta), scale), theta)
         if not bool(torch.isfinite(pairs.values).all()):
             return self._not_finite(theta)
         self.num_updates += 1
@@ -102,15 +143,16 @@ class SharpnessTracker:
             self._choice.why,
         )
 
-    def _solve(self, matvec, theta: Tensor) -> EigenPairs:
-        if self._vector is None:
-            generator = torch.Generator(device=theta.device).manual_seed(self.seed)
-            start = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
-            pairs = lanczos(matvec, start, tol=self.tol)
-        else:
-            pairs = lanczos(matvec, self._vector, tol=10 * self.tol, max_matvecs=2)
-        self._vector = pairs.vectors[:, 0]
-        return pairs
+    def _scale(self, objective: Objective, theta: Tensor, gradient: Tensor | None) -> Tensor | None:
+        """P^-1/2 of the coming step, ``None`` where all parameters move at one rate."""
+        if self.optimizer is None:
+            return None
+        rates = {float(group["lr"]) for group in self.optimizer.param_groups}
+        if not self.adaptive and len(rates) == 1:
+            return None
+        if self.adaptive and gradient is None:
+            gradient = objective.grad(theta)
+        return scale_of(preconditioner(self.optimizer, objective, gradient), theta)
 
     def _not_finite(self, theta: Tensor) -> EigenResult:
         nan = theta.new_full((1,), torch.nan)
@@ -121,14 +163,15 @@ class SharpnessTracker:
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        return {"vector": self._vector, "num_updates": self.num_updates, "num_matvecs": self.num_matvecs}
+        """Tensors and numbers only; a tracker that loads it continues as if never interrupted."""
+        counts = {"num_updates": self.num_updates, "num_matvecs": self.num_matvecs, "size": self.objective.size}
+        return counts | {"tracker": self._tracker.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        vector = state["vector"]
-        if vector is not None and vector.shape != (self.objective.size,):
+        if state["size"] != self.objective.size:
             raise MeasurementError(
-                f"state: its vector has shape {tuple(vector.shape)}, this objective has {self.objective.size} "
-                "parameters; it belongs to another model"
+                f"state: it belongs to a model of {state['size']} parameters, this objective has {self.objective.size}; "
+                "load the state that was saved beside this model's checkpoint"
             )
-        self._vector = vector
         self.num_updates, self.num_matvecs = state["num_updates"], state["num_matvecs"]
+        self._tracker.load_state_dict(state["tracker"])

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lrscope.optimizers import OptimizerSpec
 from lrscope.planning.recipe import DECAYS, Decay, recipe, warmup_steps
@@ -76,7 +76,7 @@ def plan(
     started = time.monotonic()
     spec = OptimizerSpec.parse(optimizer)
     steps = _steps(steps, task)
-    _check(budget, warmups, decay, num_seeds)
+    _check(budget, warmups, decay, num_seeds, engine)
     gradients = max(steps // 2, MIN_GRADIENTS) if budget is None else int(budget * steps)
     horizons = Horizons.for_budget(steps, gradients, num_seeds)
     task.check()
@@ -204,7 +204,9 @@ def _steps(steps: int | None, task: Task) -> int:
     return steps
 
 
-def _check(budget: float | None, warmups: Sequence[float], decay: str, num_seeds: int) -> None:
+def _check(budget: float | None, warmups: Sequence[float], decay: str, num_seeds: int, engine: str) -> None:
+    if engine not in get_args(Engine):
+        raise ValueError(f"engine: expected one of {', '.join(get_args(Engine))}, got {engine!r}")
     if budget is not None and not 0 < budget < math.inf:
         raise ValueError(f"budget: expected a positive share of one full run (0.5 is half a run), got {budget!r}")
     if not warmups or any(not 0 <= w < 1 for w in warmups):

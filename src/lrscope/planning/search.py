@@ -8,6 +8,7 @@ third takes the best three cells to the longest horizon the budget buys, with mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,12 +43,13 @@ class Horizons:
         if wide < MIN_HORIZON:
             need = MIN_HORIZON * CELLS[0] / SHARES[0]
             raise ValueError(
-                f"budget: {gradients / steps:.3g} of a run of {steps} steps is {gradients} gradient evaluations, but "
-                f"the smallest useful plan needs {need:.0f}; give budget={need / steps:.2g} or more"
+                f"budget: it buys {gradients} gradient evaluations ({steps} are one full run), but the smallest "
+                f"useful plan needs {need:.0f}; give budget={math.ceil(100 * need / steps) / 100:g} or more"
             )
-        close = int(SHARES[1] * gradients / CELLS[1])
+        wide = min(wide, max(steps // 4, 1))
+        close = min(int(SHARES[1] * gradients / CELLS[1]), max(steps // 2, 1))
         final = int(SHARES[2] * gradients / (CELLS[2] * num_seeds))
-        return cls(min(wide, max(steps // 4, 1)), min(close, max(steps // 2, 1)), min(max(final, close), steps))
+        return cls(wide, close, min(max(final, close), steps))
 
 
 def search(

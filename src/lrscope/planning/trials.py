@@ -63,6 +63,7 @@ class Trials:
         self.engine: Engine = engine
         self.on_trial, self.on_gradients, self.should_stop = on_trial, on_gradients, should_stop
         self._question = {"task": task.name, "optimizer": optimizer.to_spec(), "decay": decay}
+        self.score_kind = "eval_loss" if task.evaluate is not None else "train_loss"
         self._log = log
         self.rows: list[dict[str, Any]] = []
         self._known: dict[tuple[int, float, float, int], dict[str, Any]] = {}
@@ -103,7 +104,7 @@ class Trials:
         def on_run(i: int, run: Run) -> None:
             if run.status == "interrupted":
                 return
-            row = _row(trials[i], run, rung)
+            row = _row(trials[i], run, rung, self.score_kind)
             self._known[trials[i].key] = row
             if self._log is not None:
                 with self._log.open("a", encoding="utf-8") as file:
@@ -129,8 +130,7 @@ class Trials:
             raise KeyboardInterrupt
 
 
-def _row(trial: Trial, run: Run, rung: int) -> dict[str, Any]:
-    score, kind = score_of(run)
+def _row(trial: Trial, run: Run, rung: int, kind: str) -> dict[str, Any]:
     diverged = [e.step for e in run.events if e.kind == "diverged"]
     return {
         "rung": rung,
@@ -139,7 +139,7 @@ def _row(trial: Trial, run: Run, rung: int) -> dict[str, Any]:
         "warmup_frac": trial.warmup_frac,
         "warmup_steps": warmup_steps(trial.warmup_frac, trial.horizon),
         "seed": trial.seed,
-        "score": score,
+        "score": score_of(run, kind),
         "score_kind": kind,
         "status": run.status,
         "diverged_at": diverged[0] if diverged else None,
@@ -148,15 +148,16 @@ def _row(trial: Trial, run: Run, rung: int) -> dict[str, Any]:
     }
 
 
-def score_of(run: Run) -> tuple[float | None, str]:
-    """What ranks runs: the final evaluation loss or, without one, the mean training loss of the last tenth."""
-    if "eval_loss" in run.columns:
-        score, kind = run.final("eval_loss"), "eval_loss"
+def score_of(run: Run, kind: str) -> float | None:
+    """What ranks runs: the final evaluation loss, or the mean training loss of the last tenth; None if diverged."""
+    if run.status == "diverged":
+        return None
+    if kind == "eval_loss":
+        score = run.final("eval_loss")
     else:
-        losses = run["loss"].value if "loss" in run.columns else np.asarray([math.nan])
-        score = math.nan if run.status == "diverged" else float(np.mean(losses[-max(1, len(losses) // 10) :]))
-        kind = "train_loss"
-    return (score if math.isfinite(score) else None), kind
+        losses = run["loss"].value
+        score = float(np.mean(losses[-max(1, len(losses) // 10) :]))
+    return score if math.isfinite(score) else None
 
 
 def _read(log: Path) -> Iterable[dict[str, Any]]:

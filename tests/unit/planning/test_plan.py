@@ -1,0 +1,250 @@
+"""The planner: on problems whose answer is known, on its log, on refusals, and on what it must not touch."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import cases
+import lrscope as lrs
+from fingerprints import everything
+from lrscope.planning import recipe, warmup_steps
+from lrscope.planning.search import Horizons
+from lrscope.planning.trials import Trial, Trials
+from lrscope.planning.verdict import CellScore, expected_loss, final_cells, peak_interval
+from lrscope.records import Plan
+from lrscope.schedules import from_spec, parse
+
+
+@given(
+    peak=st.floats(1e-6, 1e3),
+    steps=st.integers(1, 400),
+    frac=st.floats(0, 0.99),
+    decay=st.sampled_from(["linear", "cosine"]),
+)
+def test_the_recipe_is_its_formula(peak, steps, frac, decay):
+    W = warmup_steps(frac, steps)
+    values = recipe(peak, W, steps, decay).values(steps)
+    t = np.arange(steps)
+    s = (t - W + 1) / (steps - W + 1)
+    fall = 1 - s if decay == "linear" else (1 + np.cos(np.pi * s)) / 2
+    assert np.allclose(values, peak * np.where(t < W, (t + 1) / W, fall), rtol=1e-9, atol=1e-12 * peak)
+    assert values.min() > 0
+    assert np.isclose(values.max(), peak)
+    assert np.argmax(values) == W - 1
+
+
+class Valley(nn.Module):
+    """A quadratic: its steepest direction diverges above 2/h, its flattest wants as large a rate as it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        self.register_buffer("h", torch.tensor([1.0, 0.1, 0.001], dtype=torch.float64))
+
+
+def valley(scale=1.0):
+    return lrs.Task(
+        build=lambda seed: Valley(),
+        loss_fn=lambda m, b: scale * b.mean() * (0.5 * (m.h * m.x**2).sum() + 1e-3),
+        train=[torch.ones(2, dtype=torch.float64)],
+        evaluate=[torch.ones(2, dtype=torch.float64)],
+        name="valley",
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e-3])
+def test_on_a_quadratic_the_peak_is_near_the_largest_stable_one_whatever_the_scale(scale):
+    """Without noise, faster is better until 2/h_max; decay lets the peak lie somewhat above it."""
+    plan = lrs.plan(valley(scale), "sgd(momentum=0)", 200, engine="serial")
+    assert all(c.status == "found" for c in plan.critical)
+    assert 0.5 * 2 / scale <= plan.peak_lr <= 8 * 2 / scale
+    assert plan.peak_low <= plan.peak_lr <= plan.peak_high
+    stable = [r for r in plan.trials.rows() if r["status"] == "finished"]
+    assert max(r["lr"] for r in stable) * scale < 16
+
+
+def check_consistent(plan: Plan, task: lrs.Task) -> None:
+    schedule = from_spec(plan.schedule)
+    assert schedule(0) == plan.start_lr
+    assert schedule.values(plan.steps).max() == pytest.approx(plan.peak_lr)
+    assert np.argmax(schedule.values(plan.steps)) == plan.warmup_steps - 1
+    again = parse(plan.schedule_text, horizon=plan.steps)
+    assert np.allclose(again.values(plan.steps), schedule.values(plan.steps), rtol=1e-12)
+    assert json.loads(json.dumps(plan.to_dict())) == Plan.from_dict(json.loads(json.dumps(plan.to_dict()))).to_dict()
+    spent = sum(plan.trials["gradients"])
+    assert plan.cost.gradients == pytest.approx(spent + sum(c.cost.gradients for c in plan.critical))
+    assert plan.share == pytest.approx(plan.cost.in_gradients() / plan.steps)
+    assert set(plan.trials["rung"]) == {1, 2, 3}
+    assert len({(r["lr"], r["warmup_frac"]) for r in plan.trials.rows() if r["rung"] == 3}) <= 3
+    if plan.expected_loss is not None:
+        assert plan.expected_low <= plan.expected_loss <= plan.expected_high
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["dict", "loader", "batch_norm", "dropout", "attention"])
+def test_a_plan_agrees_with_its_own_evidence(name, optimizer):
+    task = cases.TASKS[name]()
+    before = everything(loader=task.train)
+    plan = lrs.plan(task, optimizer, 80, budget=10, num_seeds=2)
+    assert everything(loader=task.train) == before
+    check_consistent(plan, task)
+    best = final_cells(list(plan.trials.rows()))[0]
+    assert plan.peak_lr == best.lr
+    kind = "eval_loss" if task.evaluate is not None else "train_loss"
+    assert set(plan.trials["score_kind"]) == {kind}
+
+
+def test_the_same_question_gets_the_same_plan():
+    first, second = (lrs.plan(cases.TASKS["tuple"](), "sgd", 80, budget=10, engine="serial") for _ in range(2))
+    drop = {"cost", "environment", "trials"}
+    assert {k: v for k, v in first.to_dict().items() if k not in drop} == {
+        k: v for k, v in second.to_dict().items() if k not in drop
+    }
+
+
+def test_an_interrupted_plan_goes_on_from_its_log(tmp_path):
+    task, log = cases.TASKS["tuple"](), tmp_path / "trials.jsonl"
+    whole = lrs.plan(task, "sgd", 80, budget=10, engine="serial")
+    seen = []
+    before = everything(loader=task.train)
+    with pytest.raises(KeyboardInterrupt):
+        lrs.plan(
+            task,
+            "sgd",
+            80,
+            budget=10,
+            engine="serial",
+            log=log,
+            on_trial=seen.append,
+            should_stop=lambda: len(seen) > 11,
+        )
+    assert everything(loader=task.train) == before
+    known = log.read_text().splitlines()
+    assert len(known) == len(seen) == 12
+    log.write_text("\n".join(known) + '\n{"rung": 1, "hor')  # as a killed process leaves it
+    with log.open("a") as file:
+        file.write("\n")
+    more = []
+    rest = lrs.plan(task, "sgd", 80, budget=10, engine="serial", log=log, on_trial=more.append)
+    assert rest.schedule == whole.schedule
+    assert len(more) == len(whole.trials) - 12
+    scores = [(r["lr"], r["warmup_frac"], r["seed"], r["horizon"], r["score"]) for r in whole.trials.rows()]
+    assert scores == [(r["lr"], r["warmup_frac"], r["seed"], r["horizon"], r["score"]) for r in rest.trials.rows()]
+
+
+def test_another_question_does_not_reuse_the_log(tmp_path):
+    log = tmp_path / "trials.jsonl"
+    run = [Trial(10, 0.1, 0.0, 0)]
+    spec = lrs.optimizers.OptimizerSpec
+    task = cases.TASKS["tuple"]()
+    Trials(task, spec.parse("sgd"), "linear", log=log).run(run, 1)
+    fresh = []
+    Trials(task, spec.parse("sgd"), "linear", log=log, on_trial=fresh.append).run(run, 1)
+    assert fresh == []
+    Trials(task, spec.parse("adam"), "linear", log=log, on_trial=fresh.append).run(run, 1)
+    Trials(task, spec.parse("sgd"), "cosine", log=log, on_trial=fresh.append).run(run, 1)
+    assert len(fresh) == 2
+
+
+def test_a_task_on_which_everything_diverges_says_so():
+    class Cliff(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.x = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def loss_fn(model, batch):
+        # Finite where it starts, infinite after any step at all.
+        return torch.where(model.x == 1, 1.0, math.inf).sum() * batch.mean() + model.x.sum()
+
+    task = lrs.Task(lambda seed: Cliff(), loss_fn, [torch.ones(2)], name="cliff")
+    with pytest.raises(lrs.MeasurementError, match="every short run diverged"):
+        lrs.plan(task, "sgd", 80, budget=10, engine="serial")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"steps": 0}, "steps: expected a positive integer"),
+        ({"steps": 2.5}, "steps"),
+        ({"budget": -1}, "budget"),
+        ({"budget": 0.01}, r"budget: it buys 0 gradient evaluations.*give budget=6\.25 or more"),
+        ({"warmups": ()}, "warmups"),
+        ({"warmups": (0, 1.5)}, "warmups"),
+        ({"decay": "expo"}, "decay: expected one of linear, cosine"),
+        ({"num_seeds": 0}, "num_seeds"),
+        ({"optimizer": "lion"}, "lion"),
+        ({"engine": "gpu"}, "engine"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(change, match):
+    built = []
+    task = cases.TASKS["tuple"]()
+
+    def build(seed):
+        built.append(seed)
+        return task.build(seed)
+
+    arguments = {"optimizer": "sgd", "steps": 80, "budget": 10.0} | change
+    counted = lrs.Task(build, task.loss_fn, task.train, task.evaluate)
+    with pytest.raises((ValueError, TypeError), match=match):
+        lrs.plan(counted, arguments.pop("optimizer"), arguments.pop("steps"), **arguments)
+    assert built == []
+
+
+def test_a_task_without_a_length_asks_for_one():
+    task = lrs.Task(lambda seed: nn.Linear(1, 1), lambda m, b: m(b).mean(), [torch.ones(2, 1)])
+    with pytest.raises(ValueError, match="names no length of its own"):
+        lrs.plan(task)
+
+
+@given(steps=st.integers(1, 100_000), gradients=st.integers(1, 200_000), num_seeds=st.integers(1, 5))
+def test_horizons_grow_and_stay_in_budget(steps, gradients, num_seeds):
+    if gradients < 500:
+        with pytest.raises(ValueError, match="give budget="):
+            Horizons.for_budget(steps, gradients, num_seeds)
+        return
+    h = Horizons.for_budget(steps, gradients, num_seeds)
+    assert 1 <= h.wide <= h.close <= h.final <= steps
+    assert h.wide * 15 <= 0.30 * gradients
+    assert h.close * 6 <= 0.25 * gradients
+    assert h.final == h.close or h.final * 3 * num_seeds <= 0.45 * gradients
+
+
+def row(lr, warmup, seed, score, rung=3, horizon=100):
+    return {"lr": lr, "warmup_frac": warmup, "seed": seed, "score": score, "rung": rung, "horizon": horizon}
+
+
+def test_a_cell_that_diverged_for_one_seed_is_not_recommended():
+    rows = [row(1, 0, 0, 0.1), row(1, 0, 1, None), row(0.5, 0, 0, 0.2), row(0.5, 0, 1, 0.2)]
+    assert final_cells(rows)[0].lr == 0.5
+
+
+def test_the_interval_reaches_half_way_to_what_was_told_apart():
+    best = CellScore(0.2, 0.0, (1.0, 1.02, 0.98))
+    same = CellScore(0.4, 0.0, (1.005, 1.02, 0.99))
+    worse = CellScore(0.1, 0.0, (1.2, 1.22, 1.18))
+    low, high = peak_interval(best, [best, same, worse], [0.05, 0.1, 0.2, 0.4, 0.8])
+    assert low == pytest.approx(math.sqrt(0.1 * 0.2))
+    assert high == pytest.approx(math.sqrt(0.4 * 0.8))
+
+
+def test_a_noisy_difference_does_not_tell_apart():
+    best, noisy = CellScore(0.2, 0.0, (1.0, 1.4)), CellScore(0.4, 0.0, (1.5, 1.0))
+    _, high = peak_interval(best, [best, noisy], [0.2, 0.4, 0.8])
+    assert high > 0.4
+
+
+def test_no_expectation_is_offered_too_far_from_the_evidence():
+    rows = [row(0.1, 0, 0, 1.2, rung=2, horizon=50), row(0.1, 0, 0, 1.0), row(0.1, 0, 1, 1.02)]
+    best = CellScore(0.1, 0.0, (1.0, 1.02))
+    assert expected_loss(rows, best, 401) == (None, None, None)
+    expected, low, high = expected_loss(rows, best, 200)
+    assert low < expected < high
+    assert expected == pytest.approx(1.01 - (1.2 - 1.01) / math.log(2) * math.log(2))
+    assert expected_loss(rows, best, 100)[0] == pytest.approx(1.01)
