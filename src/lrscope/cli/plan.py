@@ -25,6 +25,7 @@ Warmups = Annotated[str, Parameter(help="Warmup fractions to compare, as in 0,5%
 
 def plan(
     task: TaskName,
+    /,
     *,
     optimizer: Optimizer = "adamw",
     steps: Steps = None,
@@ -50,6 +51,7 @@ def plan(
     from lrscope.cli.progress import Progress
     from lrscope.cli.workspace import open_directory
     from lrscope.optimizers import OptimizerSpec
+    from lrscope.planning import horizons_for
     from lrscope.reports import write_report
 
     spec = OptimizerSpec.parse(optimizer)
@@ -58,6 +60,7 @@ def plan(
     config = {"command": "plan", "task": task, "set": sorted(set_ or []), "data": str(data or ""), "steps": length}
     config |= {"optimizer": spec.to_spec(), "budget": budget, "warmups": fractions, "decay": decay, "seeds": seeds}
     config |= {"seed": seed}
+    horizons_for(length, budget, seeds)  # refuses a budget that is too small, before anything is written
     where = open_directory(out, f"plan-{task}-{spec.name}", config, fresh=fresh)
     with Progress() as progress:
         made = make_plan(

@@ -14,6 +14,7 @@ def report(
     directory: Annotated[
         Path, Parameter(help="A directory that run, plan, train or a Watch wrote, finished or not.")
     ],
+    /,
     *,
     json: Json = False,
 ) -> int:

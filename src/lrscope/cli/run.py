@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def run(
     task: TaskName,
+    /,
     *,
     optimizer: Optimizer = "adamw",
     steps: Steps = None,
@@ -50,6 +51,7 @@ def run(
     from lrscope.cli.train import run_training, summary
     from lrscope.cli.workspace import open_directory
     from lrscope.optimizers import OptimizerSpec
+    from lrscope.planning import horizons_for
     from lrscope.reports import write_report
     from lrscope.schedules import from_spec
 
@@ -59,6 +61,7 @@ def run(
     config = {"command": "run", "task": task, "set": sorted(set_ or []), "data": str(data or ""), "steps": length}
     config |= {"optimizer": spec.to_spec(), "budget": budget, "warmups": fractions, "decay": decay, "seeds": seeds}
     config |= {"seed": seed, "watch_every": watch_every, "compare": compare}
+    horizons_for(length, budget, seeds)  # refuses a budget that is too small, before anything is written
     where = open_directory(out, f"{task}-{spec.name}", config, fresh=fresh)
     try:
         with Progress() as progress:

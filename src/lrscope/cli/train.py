@@ -25,6 +25,7 @@ WatchEvery = Annotated[
 def train(
     task: TaskName,
     schedule: Annotated[str, Parameter(help="Absolute learning rates, as in '3e-4 * (warmup(6%) > cosine(to=0))'.")],
+    /,
     *,
     optimizer: Optimizer = "adamw",
     steps: Steps = None,

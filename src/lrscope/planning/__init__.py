@@ -1,7 +1,7 @@
 """From measurement to a plan."""
 
-from lrscope.planning.plan import plan
+from lrscope.planning.plan import horizons_for, plan
 from lrscope.planning.recipe import recipe, warmup_steps
 from lrscope.records import Plan
 
-__all__ = ["Plan", "plan", "recipe", "warmup_steps"]
+__all__ = ["Plan", "horizons_for", "plan", "recipe", "warmup_steps"]

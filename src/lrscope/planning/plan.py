@@ -76,9 +76,8 @@ def plan(
     started = time.monotonic()
     spec = OptimizerSpec.parse(optimizer)
     steps = _steps(steps, task)
-    _check(budget, warmups, decay, num_seeds, engine)
-    gradients = max(steps // 2, MIN_GRADIENTS) if budget is None else int(budget * steps)
-    horizons = Horizons.for_budget(steps, gradients, num_seeds)
+    _check(warmups, decay, engine)
+    gradients, horizons = horizons_for(steps, budget, num_seeds)
     task.check()
     seeds = list(range(seed, seed + num_seeds))
 
@@ -163,6 +162,20 @@ def plan(
     )
 
 
+def horizons_for(steps: int, budget: float | None, num_seeds: int) -> tuple[int, Horizons]:
+    """Gradient evaluations a plan may spend, and the length of its short runs.
+
+    Raises:
+        ValueError: The budget is no positive number, or too small to say anything.
+    """
+    if budget is not None and not 0 < budget < math.inf:
+        raise ValueError(f"budget: expected a positive share of one full run (0.5 is half a run), got {budget!r}")
+    if not isinstance(num_seeds, int) or num_seeds < 1:
+        raise ValueError(f"num_seeds: expected a positive integer, got {num_seeds!r}")
+    gradients = max(steps // 2, MIN_GRADIENTS) if budget is None else int(budget * steps)
+    return gradients, Horizons.for_budget(steps, gradients, num_seeds)
+
+
 def _center(critical: Sequence[CriticalLR], spec: OptimizerSpec) -> float:
     """Where the first rung looks: the critical learning rate, rounded to two digits so that logs compare."""
     found = [c.lr for c in critical if c.status == "found"]
@@ -204,14 +217,10 @@ def _steps(steps: int | None, task: Task) -> int:
     return steps
 
 
-def _check(budget: float | None, warmups: Sequence[float], decay: str, num_seeds: int, engine: str) -> None:
+def _check(warmups: Sequence[float], decay: str, engine: str) -> None:
     if engine not in get_args(Engine):
         raise ValueError(f"engine: expected one of {', '.join(get_args(Engine))}, got {engine!r}")
-    if budget is not None and not 0 < budget < math.inf:
-        raise ValueError(f"budget: expected a positive share of one full run (0.5 is half a run), got {budget!r}")
     if not warmups or any(not 0 <= w < 1 for w in warmups):
         raise ValueError(f"warmups: expected fractions in [0, 1), at least one, got {list(warmups)!r}")
     if decay not in DECAYS:
         raise ValueError(f"decay: expected one of {', '.join(DECAYS)}, got {decay!r}")
-    if not isinstance(num_seeds, int) or num_seeds < 1:
-        raise ValueError(f"num_seeds: expected a positive integer, got {num_seeds!r}")
