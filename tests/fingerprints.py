@@ -37,14 +37,18 @@ def digest(value: Any) -> str:
 def model_state(model: nn.Module) -> str:
     """Parameters, buffers, gradients and the mode of every module."""
     grads = {n: None if p.grad is None else p.grad for n, p in model.named_parameters()}
-    return digest([dict(model.named_parameters()), dict(model.named_buffers()), grads, [m.training for m in model.modules()]])
+    return digest(
+        [dict(model.named_parameters()), dict(model.named_buffers()), grads, [m.training for m in model.modules()]]
+    )
 
 
 def random_states() -> str:
     return digest([torch.get_rng_state(), list(random.getstate()[1]), np.random.get_state()[1].tolist()])
 
 
-def everything(model: nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None, loader: Any = None) -> str:
+def everything(
+    model: nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None, loader: Any = None
+) -> str:
     parts: list[Any] = [random_states()]
     if model is not None:
         parts.append(model_state(model))

@@ -94,7 +94,11 @@ def test_plan_and_train_are_the_parts_of_run(where, capsys):
 def start(*argv: str) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "lrscope", *argv], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "lrscope", *argv],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
 
 
@@ -122,7 +126,9 @@ def test_ctrl_c_while_planning_keeps_the_trials_and_the_same_command_goes_on(whe
     assert call(["report", "out"]) == 0  # works on what is there
     assert start("run", *SLOW).wait(timeout=120) == 0
     assert log.read_text().splitlines()[: len(known)] == known
-    keys = [(r["horizon"], r["lr"], r["warmup_frac"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())]
+    keys = [
+        (r["horizon"], r["lr"], r["warmup_frac"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())
+    ]
     assert len(keys) == len(set(keys))
 
 
@@ -201,7 +207,10 @@ def test_help_and_version_and_both_ways_to_start():
 
 def test_a_reader_that_goes_away_is_no_error(where):
     done = subprocess.run(
-        f"{sys.executable} -m lrscope show 'cosine(to=0)' --steps 100 | head -1", shell=True, capture_output=True, text=True
+        f"{sys.executable} -m lrscope show 'cosine(to=0)' --steps 100 | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0
     assert "Traceback" not in done.stderr

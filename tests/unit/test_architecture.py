@@ -24,7 +24,18 @@ ENTERS = {
     "stability": {"curvature", "errors", "objective", "optimizers", "params", "records", "tasks", "training"},
     "planning": {"errors", "optimizers", "records", "schedules", "stability", "tasks", "training"},
     "reports": {"errors", "records"},
-    "cli": {"_version", "errors", "optimizers", "planning", "records", "reports", "schedules", "stability", "tasks", "training"},
+    "cli": {
+        "_version",
+        "errors",
+        "optimizers",
+        "planning",
+        "records",
+        "reports",
+        "schedules",
+        "stability",
+        "tasks",
+        "training",
+    },
     "__main__": {"cli"},
 }
 

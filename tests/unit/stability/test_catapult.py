@@ -1,10 +1,10 @@
 """Catapults: found where one was put, absent where none is."""
 
-import cases
 import numpy as np
 import pytest
 import torch
 
+import cases
 import lrscope as lrs
 from lrscope.records import Run
 from lrscope.stability import SharpnessProbe, Watch, find_catapults
@@ -64,7 +64,9 @@ def test_a_real_catapult_of_full_batch_training_is_found():
     stable = 2 / lrs.sharpness(objective, tol=1e-4).value
     quiet = train(task, "sgd(momentum=0)", lrs.schedules.Constant(0.4 * stable), 150)
     assert find_catapults(quiet) == []
-    loud = train(task, "sgd(momentum=0)", lrs.schedules.Constant(5.0 * stable), 150, probes=[SharpnessProbe(task, every=1)])
+    loud = train(
+        task, "sgd(momentum=0)", lrs.schedules.Constant(5.0 * stable), 150, probes=[SharpnessProbe(task, every=1)]
+    )
     assert loud.status == "finished"
     assert loud["headroom"].value[0] == pytest.approx(5.0, rel=0.02)
     assert find_catapults(loud)

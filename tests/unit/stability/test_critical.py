@@ -2,15 +2,15 @@
 
 import math
 
-import cases
 import pytest
 import torch
-from fingerprints import everything
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import cases
 import lrscope as lrs
+from fingerprints import everything
 from lrscope.objective import Objective
 from lrscope.optimizers import OptimizerSpec
 from lrscope.stability import critical_lr
@@ -84,7 +84,9 @@ def test_momentum_of_a_live_optimizer_enters_its_next_step():
 
 
 def test_group_ratios_are_kept():
-    model = nn.ParameterDict({"a": nn.Parameter(torch.tensor(1.0).double()), "b": nn.Parameter(torch.tensor(1.0).double())})
+    model = nn.ParameterDict(
+        {"a": nn.Parameter(torch.tensor(1.0).double()), "b": nn.Parameter(torch.tensor(1.0).double())}
+    )
     objective = Objective(model, lambda m, b: b.mean() * (m["a"] ** 2 + m["b"] ** 2) / 2, [torch.ones(2).double()])
     optimizer = torch.optim.SGD([{"params": [model["a"]], "lr": 0.1}, {"params": [model["b"]], "lr": 0.0}], lr=0.1)
     # only a moves: L(lr) = ((1 - lr)^2 + 1) / 2 is back at 1 for lr = 2

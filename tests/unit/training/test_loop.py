@@ -3,12 +3,12 @@
 import json
 import math
 
-import cases
 import pytest
 import torch
-from fingerprints import everything
 
+import cases
 import lrscope as lrs
+from fingerprints import everything
 from lrscope.records import Run
 from lrscope.schedules import Constant, Linear
 from lrscope.training import Cell, run_cells, train
@@ -58,9 +58,21 @@ def test_resume_equals_no_interruption(name, optimizer, tmp_path):
     for after in (1, 7, 23):
         out = tmp_path / str(after)
         with pytest.raises(KeyboardInterrupt):
-            train(task, optimizer, cosine(), STEPS, evaluate_every=6, probes=[Kick()], name="run", out=out, on_step=Stopper(after))
+            train(
+                task,
+                optimizer,
+                cosine(),
+                STEPS,
+                evaluate_every=6,
+                probes=[Kick()],
+                name="run",
+                out=out,
+                on_step=Stopper(after),
+            )
         assert Run.read(out / "run.jsonl").status == "interrupted"
-        rest = train(task, optimizer, cosine(), STEPS, evaluate_every=6, probes=[Kick()], name="run", out=out, resume=True)
+        rest = train(
+            task, optimizer, cosine(), STEPS, evaluate_every=6, probes=[Kick()], name="run", out=out, resume=True
+        )
         assert rest.table().to_dict() == whole.table().to_dict()
         assert Run.read(out / "run.jsonl").table().to_dict() == whole.table().to_dict()
 
@@ -87,7 +99,9 @@ def test_any_torch_optimizer_with_groups_keeps_its_ratios():
         params = list(params)
         return torch.optim.RMSprop([{"params": params[:2], "lr": 0.01}, {"params": params[2:], "lr": 0.002}])
 
-    train(task, make, Linear(1.0, 0.5, 4), 4, on_step=lambda s: seen.append([g["lr"] for g in s.optimizer.param_groups]))
+    train(
+        task, make, Linear(1.0, 0.5, 4), 4, on_step=lambda s: seen.append([g["lr"] for g in s.optimizer.param_groups])
+    )
     # on_step comes after the update, when the next rates are in place already
     assert [round(a / b, 9) for a, b in seen] == [5.0] * 4
 
@@ -154,5 +168,11 @@ def test_resuming_another_run_is_refused(tmp_path):
 def test_bad_input_is_refused_before_anything_is_written(change, match, tmp_path):
     arguments = {"optimizer": "sgd", "schedule": cosine(), "steps": 10, "out": tmp_path / "new"} | change
     with pytest.raises((ValueError, TypeError), match=match):
-        train(cases.TASKS["dict"](), arguments.pop("optimizer"), arguments.pop("schedule"), arguments.pop("steps"), **arguments)
+        train(
+            cases.TASKS["dict"](),
+            arguments.pop("optimizer"),
+            arguments.pop("schedule"),
+            arguments.pop("steps"),
+            **arguments,
+        )
     assert not list((tmp_path / "new").glob("*.jsonl")) if (tmp_path / "new").exists() else True

@@ -1,0 +1,181 @@
+"""The objective is a function of theta, the same for any split of the data, and leaves everything as it was."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import cases
+import lrscope as lrs
+from fingerprints import everything
+from lrscope.objective import Objective, num_examples
+from lrscope.params import ParamLayout
+
+NAMES = sorted(cases.TASKS)
+
+
+def objective_of(name, batches=None, **kwargs):
+    task = cases.TASKS[name](dtype=torch.float64)
+    return Objective(task.model(0), task.loss_fn, task.batches() if batches is None else batches, **kwargs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_value_gradient_and_product_agree_with_autograd_and_differences(name):
+    objective = objective_of(name)
+    theta = objective.point()
+    torch.manual_seed(1)
+    v = torch.randn_like(theta)
+    loss, grad = objective.loss_and_grad(theta)
+    assert objective.loss() == pytest.approx(loss, rel=1e-12)
+    assert torch.equal(objective.grad(theta), grad)
+    h = 1e-5
+    slope = (objective.loss(theta + h * v) - objective.loss(theta - h * v)) / (2 * h)
+    assert slope == pytest.approx(float(grad @ v), rel=1e-5, abs=1e-7)
+    product = objective.hvp(theta, v)
+    difference = (objective.grad(theta + h * v) - objective.grad(theta - h * v)) / (2 * h)
+    if name != "relu":
+        assert float((product - difference).norm()) <= 1e-5 * float(product.norm())
+    w = torch.randn_like(theta)
+    assert float(w @ product) == pytest.approx(float(v @ objective.hvp(theta, w)), rel=1e-8, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_leaves_no_trace(name):
+    task = cases.TASKS[name](dtype=torch.float64)
+    model = task.model(0)
+    model.eval()
+    next(iter(model.modules())).training = True
+    task.loss_fn(model, task.batches(1)[0]).backward()  # gradients that must stay
+    before = everything(model)
+    objective = Objective(model, task.loss_fn, task.batches())
+    theta = objective.point() + 0.1
+    objective.loss(theta)
+    objective.grad(theta)
+    objective.hvp(theta, theta)
+    assert everything(model) == before
+
+    def breaks(m, batch):
+        torch.rand(3)
+        task.loss_fn(m, batch)
+        raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        Objective(model, breaks, task.batches()).grad(theta)
+    assert everything(model) == before
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "batch_norm"])
+@given(cuts=st.sets(st.integers(1, cases.NUM_TRAIN - 1), max_size=4))
+@settings(max_examples=5)
+def test_splitting_the_data_changes_nothing(name, cuts):
+    task = cases.TASKS[name](dtype=torch.float64)
+    whole = next(iter(torch.utils.data.DataLoader(list(_examples(task.batches())), cases.NUM_TRAIN)))
+    edges = [0, *sorted(cuts), cases.NUM_TRAIN]
+    parts = [_cut(whole, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    model = task.model(0)
+    one, many = Objective(model, task.loss_fn, [whole]), Objective(model, task.loss_fn, parts)
+    theta = one.point()
+    assert many.loss(theta) == pytest.approx(one.loss(theta), rel=1e-10)
+    assert torch.allclose(many.grad(theta), one.grad(theta), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(many.hvp(theta, theta), one.hvp(theta, theta), rtol=1e-8, atol=1e-10)
+
+
+def _examples(batches):
+    for batch in batches:
+        for i in range(num_examples(batch)):
+            yield _cut(batch, i, i + 1, squeeze=True)
+
+
+def _cut(batch, a, b, *, squeeze=False):
+    def cut(t):
+        return t[a] if squeeze else t[a:b]
+
+    if isinstance(batch, dict):
+        return {k: cut(t) for k, t in batch.items()}
+    return tuple(cut(t) for t in batch) if isinstance(batch, (tuple, list)) else cut(batch)
+
+
+def test_dropout_is_off_and_other_draws_repeat():
+    objective = objective_of("dropout")
+    assert objective.loss() == objective.loss()
+    noisy = Objective(
+        nn.Linear(2, 1), lambda m, b: (m(b) + torch.randn(len(b), 1)).square().mean(), [torch.ones(4, 2)]
+    )
+    assert noisy.loss() == noisy.loss()
+
+
+def test_eval_mode_uses_running_statistics():
+    task = cases.TASKS["batch_norm"](dtype=torch.float64)
+    model = task.model(0)
+    train, evaluate = (Objective(model, task.loss_fn, task.batches(), mode=m) for m in ("train", "eval"))
+    assert train.loss() != evaluate.loss()
+    with torch.no_grad():
+        model.eval()
+        losses = [float(task.loss_fn(model, b)) * num_examples(b) for b in task.batches()]
+    assert evaluate.loss() == pytest.approx(sum(losses) / cases.NUM_TRAIN, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flat_and_named_parameters_are_the_same_thing(name):
+    task = cases.TASKS[name](dtype=torch.float64)
+    model = task.model(0)
+    layout = ParamLayout.of(model)
+    theta = layout.point(model)
+    assert layout.size == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    named = layout.unflatten(theta)
+    assert torch.equal(layout.flatten(named), theta)
+    batch = task.batches(1)[0]
+    model.eval()
+    objective = Objective(model, task.loss_fn, [batch], mode="eval")
+    moved = theta + 0.01
+    other = task.model(1).eval()
+    other.load_state_dict(model.state_dict())
+    layout.write(other, moved)
+    with torch.no_grad():
+        assert objective.loss(moved) == pytest.approx(float(task.loss_fn(other, batch)), rel=1e-12)
+    assert torch.equal(layout.point(model), theta)
+
+
+def test_costs_are_counted():
+    objective = objective_of("tuple")
+    theta = objective.point()
+    objective.loss()
+    objective.grad(theta)
+    objective.hvp(theta, theta)
+    objective.hvp(theta, theta)
+    assert (objective.spent.forwards, objective.spent.gradients, objective.spent.products) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: Objective("model", lambda m, b: 0, [1]), TypeError, "model: expected"),
+        (lambda: Objective(nn.Linear(1, 1), None, [1]), TypeError, "loss_fn: expected a function"),
+        (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, []), lrs.TaskError, "batches: empty"),
+        (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, ["text"]), lrs.TaskError, "give count="),
+        (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, [torch.ones(0, 1)]), lrs.TaskError, "0 examples"),
+        (lambda: Objective(nn.ReLU(), lambda m, b: 0, [torch.ones(1)]), lrs.TaskError, "no parameter that requires"),
+        (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, [torch.ones(1)], mode="x"), ValueError, "mode"),
+        (
+            lambda: objective_of("tuple").loss(torch.ones(3)),
+            ValueError,
+            r"theta: expected a tensor of shape \(\d+,\)",
+        ),
+        (lambda: (o := objective_of("tuple")).hvp(o.point(), torch.ones(3)), ValueError, "v: expected"),
+        (
+            lambda: Objective(nn.Linear(1, 1), lambda m, b: m(b), [torch.ones(2, 1)]).loss(),
+            lrs.TaskError,
+            r"got \(2, 1\); reduce it",
+        ),
+    ],
+)
+def test_bad_input(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_mixed_dtypes_cannot_form_one_vector():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1).double())
+    with pytest.raises(lrs.TaskError, match="must share one dtype"):
+        ParamLayout.of(model)
