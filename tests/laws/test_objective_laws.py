@@ -1,5 +1,7 @@
 """The objective is a function of theta, the same for any split of the data, and leaves everything as it was."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -72,7 +74,7 @@ def test_splitting_the_data_changes_nothing(name, cuts):
     task = cases.TASKS[name](dtype=torch.float64)
     whole = next(iter(torch.utils.data.DataLoader(list(_examples(task.batches())), cases.NUM_TRAIN)))
     edges = [0, *sorted(cuts), cases.NUM_TRAIN]
-    parts = [_cut(whole, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [_cut(whole, a, b) for a, b in itertools.pairwise(edges)]
     model = task.model(0)
     one, many = Objective(model, task.loss_fn, [whole]), Objective(model, task.loss_fn, parts)
     theta = one.point()

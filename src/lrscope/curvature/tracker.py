@@ -103,8 +103,8 @@ class SharpnessTracker:
 
         Returns:
             :class:`EigenResult`. ``value`` lies between the Rayleigh quotient of ``vectors`` and that plus
-            ``residual``; ``converged`` says that the estimated relative error is at most ``tol``. A diverged run gives
-            ``nan`` and ``converged=False``, not an error. Cost: about 1.1 products, plus one gradient for Adam.
+            ``residual``; ``converged`` says that the estimated relative error is at most ``tol``. A diverged run
+            gives ``nan`` and ``converged=False``, not an error. Cost: about 1.1 products, plus one gradient for Adam.
 
         Raises:
             ValueError: ``theta`` or ``gradient`` has the wrong shape.
@@ -170,8 +170,8 @@ class SharpnessTracker:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["size"] != self.objective.size:
             raise MeasurementError(
-                f"state: it belongs to a model of {state['size']} parameters, this objective has {self.objective.size}; "
-                "load the state that was saved beside this model's checkpoint"
+                f"state: it belongs to a model of {state['size']} parameters, this objective has "
+                f"{self.objective.size}; load the state that was saved beside this model's checkpoint"
             )
         self.num_updates, self.num_matvecs = state["num_updates"], state["num_matvecs"]
         self._tracker.load_state_dict(state["tracker"])

@@ -83,16 +83,15 @@ def train(
         "seed": seed,
         "probes": [p.name for p in probes],
     }
-    lines = saved = None
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        lines, saved = out / f"{name}.jsonl", out / f"{name}.pt"
-
     model = task.model(seed)
     opt = build_optimizer(optimizer, model)
     scheduler = ScheduledLR(opt, schedule)
     stream = BatchStream(task.train, seed)
     step, first_loss, seconds_before = 0, math.nan, 0.0
+    lines = saved = None
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        lines, saved = out / f"{name}.jsonl", out / f"{name}.pt"
 
     with isolated_rng(seed), mode_of(model, training=True):
         state: dict[str, Any] | None = None
