@@ -119,13 +119,21 @@ def probe(objective: Objective, theta: Tensor) -> Probe:
         a = Hx / Hx.norm() if Hx.norm() > 0 else x / x.norm()
         Ha = H @ a
     except (RuntimeError, NotImplementedError) as error:
-        return _probe_difference(objective, theta, x, str(error).strip().splitlines()[0])
+        return _probe_difference(objective, theta, x, _reason(error))
     exact = _asymmetry(x, Hx, a, Ha)
     try:
         difference = _relative(DifferenceHessian(objective, theta) @ a - Ha, Ha)
     except (RuntimeError, NotImplementedError):
         difference = float("nan")
     return Probe(exact, difference)
+
+
+def _reason(error: Exception) -> str:
+    """Torch's own words, which name the operation; in plain ones where torch only sees a hole in the graph."""
+    text = str(error).strip().splitlines()[0]
+    if "not have been used in the graph" in text or "does not have a grad_fn" in text:
+        return "the backward of an operation cannot be differentiated, so there is no second derivative"
+    return text
 
 
 def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: str) -> Probe:
@@ -137,7 +145,7 @@ def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: 
         b = x / x.norm()
         bent = _relative(D @ (a + b) - Da - Dx / x.norm(), Da)
     except (RuntimeError, NotImplementedError) as error:
-        return Probe(float("nan"), float("nan"), f"{obstacle}; nor a gradient: {str(error).strip().splitlines()[0]}")
+        return Probe(float("nan"), float("nan"), f"{obstacle}; nor a gradient: {_reason(error)}")
     return Probe(float("nan"), max(bent, _asymmetry(x, Dx, a, Da)), obstacle)
 
 

@@ -16,8 +16,12 @@ CREDIT = 15.0
 """Extra products that a new tracker may spend at once: the matrix moves fastest at the beginning of training."""
 EXPLORE = 10
 """Updates between looks at the runner-up, which would otherwise rise unseen."""
+CAUTION = 4.0
+"""Weight of the squared relative residual in the doubt: residual^2 / gap, for a gap of a quarter of the value."""
 MOST = 6
-"""Extra products in one update, at most."""
+"""Extra products in one update on a budget, at most."""
+MOST_FREE = 24
+"""The same without a budget, where updates may be far apart and each nearly a solve of its own."""
 
 
 @dataclass
@@ -31,7 +35,7 @@ class _Estimate:
     def doubt(self) -> float:
         """Indicator of the relative error: what the correction added, and what the residual may still hide."""
         size = max(abs(self.value), 1e-30)
-        return abs(self.value - self.quotient) / size + (self.residual / size) ** 2
+        return abs(self.value - self.quotient) / size + CAUTION * (self.residual / size) ** 2
 
 
 class EigenTracker:
@@ -44,12 +48,13 @@ class EigenTracker:
 
     Args:
         tol: Relative accuracy aimed at.
-        budget: Extra products per update, saved up when not needed; ``None``: as many as the accuracy asks for.
+        budget: Extra products per update, saved up when not needed; ``None``: as many as the accuracy asks for, up
+            to 24 in one update.
         memory: Products remembered; three vectors of length P each.
         seed: Of the first solve's start vector.
     """
 
-    def __init__(self, *, tol: float = 1e-2, budget: float | None = 0.1, memory: int = 28, seed: int = 0) -> None:
+    def __init__(self, *, tol: float = 1e-2, budget: float | None = None, memory: int = 28, seed: int = 0) -> None:
         self.tol = tol
         self.budget = budget
         self.seed = seed
@@ -77,8 +82,17 @@ class EigenTracker:
             return EigenPairs(nan, x[:, None] * torch.nan, nan, 1, False)
         self.memory.add(x, images[0], theta, self.time)
         now = self._estimate(x, images[0], theta)
-        while len(basis) <= MOST and now.doubt() > self._price():
-            direction = orthonormalise(now.better, torch.stack(basis))
+        most = MOST_FREE if self.budget is None else MOST
+        looked = self.budget is not None
+        while len(basis) <= most:
+            if now.doubt() > self._price():
+                wanted = now.better
+            elif len(basis) > 2 and not looked:
+                # The prediction was poor, so a rival may have been overlooked, too.
+                wanted, looked = now.second, True
+            else:
+                break
+            direction = orthonormalise(wanted, torch.stack(basis))
             if direction is None:
                 break
             self.credit -= 1

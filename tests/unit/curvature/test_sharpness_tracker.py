@@ -1,0 +1,123 @@
+"""The tracker in a training loop."""
+
+import pytest
+import torch
+from torch import nn
+
+from lrscope import Objective, SharpnessTracker, sharpness
+from lrscope.curvature import preconditioner
+from lrscope.errors import MeasurementError
+
+
+def mse(model, batch):
+    return (model(batch[0]) - batch[1]).pow(2).mean()
+
+
+def problem(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    X = torch.randn(40, 6, dtype=torch.float64)
+    return model, Objective(model, mse, [(X, torch.sin(2 * X[:, :3]))])
+
+
+def step(objective, optimizer):
+    optimizer.zero_grad()
+    mse(objective.model, objective.batches[0]).backward()
+    optimizer.step()
+
+
+def test_through_the_edge_of_stability_within_one_percent_nine_times_in_ten():
+    model, objective = problem()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.5 / sharpness(objective).value)
+    tracker, errors, lr = SharpnessTracker(objective, optimizer), [], optimizer.param_groups[0]["lr"]
+    for _ in range(120):
+        result = tracker.update()
+        errors.append(abs(result.value / sharpness(objective, tol=1e-4).value - 1))
+        step(objective, optimizer)
+    errors = torch.tensor(errors)
+    assert lr * result.value > 1.8  # the run did reach the edge
+    assert errors.median() < 0.002
+    assert errors.quantile(0.9) < 0.01
+    assert tracker.num_matvecs <= 2 * tracker.num_updates  # a hard case: three eigenvalues at the edge
+    assert not result.preconditioned
+
+
+def test_a_budget_is_kept():
+    model, objective = problem()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.5 / sharpness(objective).value)
+    tracker = SharpnessTracker(objective, budget=0.1)
+    first = tracker.update().num_matvecs
+    for _ in range(100):
+        step(objective, optimizer)
+        tracker.update()
+    assert tracker.num_matvecs <= first + 100 + 0.1 * 100 + 15
+
+
+def test_adam_is_followed_preconditioned_with_or_without_the_gradient_at_hand():
+    model, objective = problem()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    tracker, twin = (
+        SharpnessTracker(objective, optimizer, budget=None),
+        SharpnessTracker(objective, optimizer, budget=None),
+    )
+    for _ in range(12):
+        result = tracker.update()
+        assert twin.update(gradient=objective.grad(objective.point())).value == result.value
+        P = preconditioner(optimizer, objective)
+        exact = sharpness(objective, preconditioner=P, tol=1e-6)
+        assert result.preconditioned
+        assert result.value == pytest.approx(exact.value, rel=0.03)
+        step(objective, optimizer)
+
+
+def test_interrupting_changes_nothing():
+    model, objective = problem()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    whole, first = SharpnessTracker(objective), SharpnessTracker(objective)
+    for _ in range(8):
+        whole.update()
+        first.update()
+        step(objective, optimizer)
+    second = SharpnessTracker(objective)
+    second.load_state_dict(first.state_dict())
+    assert second.update().value == whole.update().value
+    assert (second.num_updates, second.num_matvecs) == (whole.num_updates, whole.num_matvecs)
+
+
+def test_a_diverged_run_is_a_result_and_not_an_error():
+    _, objective = problem()
+    tracker = SharpnessTracker(objective)
+    tracker.update()
+    result = tracker.update(objective.point() * float("inf"))
+    assert result.value != result.value
+    assert not result.converged
+    assert "diverged" in result.note
+    assert tracker.update().converged
+
+
+def test_other_batches_and_other_points_can_be_asked_for():
+    _, objective = problem()
+    (X, y) = objective.batches[0]
+    half = [(X[:20], y[:20])]
+    tracker = SharpnessTracker(objective, budget=None)
+    tracker.update()
+    expected = sharpness(Objective(objective.model, mse, half), 1.01 * objective.point(), tol=1e-6).value
+    found = [tracker.update(1.01 * objective.point(), half).value for _ in range(4)][-1]
+    assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_wrong_use_is_refused():
+    model, objective = problem()
+    with pytest.raises(ValueError, match="tol"):
+        SharpnessTracker(objective, tol=0)
+    with pytest.raises(ValueError, match="budget"):
+        SharpnessTracker(objective, budget=-1)
+    with pytest.raises(ValueError, match="memory"):
+        SharpnessTracker(objective, memory=1)
+    with pytest.raises(MeasurementError, match="Adagrad"):
+        SharpnessTracker(objective, torch.optim.Adagrad(model.parameters()))
+    with pytest.raises(ValueError, match="theta"):
+        SharpnessTracker(objective).update(torch.zeros(3))
+    other = SharpnessTracker(Objective(nn.Linear(6, 3).double(), mse, objective.batches))
+    with pytest.raises(MeasurementError, match="belongs to a model"):
+        other.load_state_dict(SharpnessTracker(objective).state_dict())
