@@ -44,7 +44,7 @@ class SharpnessTracker:
         budget: Products per update beyond the first, saved up when not needed (and 15 at the start). ``None`` buys as
             many as ``tol`` asks for, up to 24 per update; ``0.1`` keeps long runs at 1.1 products per step and pays
             with accuracy in rough phases. Give no budget when updates are many steps apart.
-        memory: Products remembered, three vectors of length P each. By default 28, fewer if they would not fit
+        memory: Products remembered, two vectors of length P each. By default 28, fewer if they would not fit
             into 1 GiB, but at least 4.
         method: How products are made; see :func:`~lrscope.curvature.probe.choose`.
         seed: Of the first solve's random vector.
@@ -75,7 +75,7 @@ class SharpnessTracker:
         if memory is not None and memory < 4:
             raise ValueError(f"memory: expected at least 4 products, got {memory!r}")
         if memory is None:
-            bytes_each = 3 * objective.size * torch.finfo(objective.point().dtype).bits // 8
+            bytes_each = 2 * objective.size * torch.finfo(objective.point().dtype).bits // 8
             memory = min(28, max(4, MEMORY_BYTES // bytes_each))
         self.objective = objective
         self.optimizer = optimizer

@@ -21,12 +21,18 @@ class ProductMemory:
     ridge regression on all remembered pairs, older ones weighted down. At theta_now z is zero and the prediction
     is :math:`T_0`.
 
+    Long vectors are touched once, when a pair is added; everything else is done with their inner products.
+
     Args:
-        size: Pairs remembered.
+        size: Pairs remembered; two vectors of length P each.
         rank: Dimension of V, k.
         num_coordinates: q; 0 is a plain average over the recent past.
         decay: Weight lost per update.
         ridge: Penalty on T_0, relative to the squared length of the products; ``30 * ridge`` on the T_j.
+
+    Attributes:
+        vectors, images: x and A x in the rows of ``(size, P)``, of which the first ``len(memory)`` are in use.
+        cross, gram: Inner products x_i . w_j and w_i . w_j, ``(size, size)``, float64.
     """
 
     def __init__(
@@ -37,76 +43,113 @@ class ProductMemory:
         self.num_coordinates = num_coordinates
         self.decay = decay
         self.ridge = ridge
-        self.vectors: list[Tensor] = []  # x, unit, (P,)
-        self.images: list[Tensor] = []  # A(theta) x, (P,)
-        self.thetas: list[Tensor] = []  # (P,)
+        self.vectors = self.images = torch.empty(0, 0)
+        self.cross = torch.zeros(size, size, dtype=torch.float64)
+        self.gram = torch.zeros(size, size, dtype=torch.float64)
+        self.places: list[Tensor] = []
         self.times: list[int] = []
+        self._next = 0
 
     def __len__(self) -> int:
-        return len(self.vectors)
+        return len(self.times)
 
-    def add(self, x: Tensor, image: Tensor, theta: Tensor, time: int) -> None:
-        """Remember one product; the oldest is forgotten when the memory is full."""
-        self.vectors.append(x)
-        self.images.append(image)
-        self.thetas.append(theta)
-        self.times.append(time)
-        for items in (self.vectors, self.images, self.thetas, self.times):
-            del items[: -self.size]
+    def add(self, x: Tensor, image: Tensor, place: Tensor, time: int) -> int:
+        """Remember one product, in the row returned; the oldest is forgotten when the memory is full.
 
-    def replace_last(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """Exchange the newest pairs for others at the same theta, such as the Ritz pairs of their span."""
-        for back, (x, image) in enumerate(pairs, start=1):
-            self.vectors[-back], self.images[-back] = x, image
-
-    def predict(self, theta: Tensor, time: int) -> tuple[Tensor, Tensor]:
-        """V, orthonormal rows ``(k, P)``, and the predicted ``V A(theta) V^T``, ``(k, k)`` in float64.
-
-        Cost: no product; O(size * P) for inner products and a dense solve in (1 + q) k (k + 1) / 2 unknowns.
+        ``place`` says where theta was: a float64 vector on the CPU whose distances are those of the thetas.
         """
+        if not self.vectors.numel():
+            self.vectors, self.images = x.new_zeros(self.size, len(x)), x.new_zeros(self.size, len(x))
+        row, self._next = self._next, (self._next + 1) % self.size
+        if len(self) < self.size:
+            self.places.append(place)
+            self.times.append(time)
+        self.places[row], self.times[row] = place, time
+        self.vectors[row], self.images[row] = x, image
+        n = len(self)
+        pair = torch.stack([x, image], dim=1)
+        with_images = (self.images[:n] @ pair).double().cpu()
+        self.cross[row, :n], self.gram[row, :n] = with_images[:, 0], with_images[:, 1]
+        self.cross[:n, row] = (self.vectors[:n] @ image).double().cpu()
+        self.gram[:n, row] = with_images[:, 1]
+        return row
+
+    def rotate(self, rows: list[int], R: Tensor) -> None:
+        """Replace the pairs in ``rows``, all of one theta, by their combinations ``R``, an orthogonal matrix."""
+        for long in (self.vectors, self.images):
+            long[rows] = R.to(long) @ long[rows]
+        for small in (self.cross, self.gram):
+            small[rows] = R @ small[rows]
+            small[:, rows] = small[:, rows] @ R.T
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Combinations of the images: ``(n,)`` or ``(k, n)`` to ``(P,)`` or ``(k, P)``."""
+        return coefficients.to(self.images) @ self.images[: len(self)]
+
+    def predict(self, place: Tensor, time: int) -> tuple[Tensor, Tensor]:
+        """V as coefficients for :meth:`combine`, ``(k, n)``, and the predicted ``V A V^T``, ``(k, k)``; float64.
+
+        Cost: no product and no pass over long vectors; a dense solve in (1 + q) k (k + 1) / 2 unknowns.
+        """
+        n = len(self)
         weights = self.decay ** torch.tensor([time - t for t in self.times], dtype=torch.float64)
-        X, W = torch.stack(self.vectors), torch.stack(self.images)
-        V = _dominant(W if bool(W.any()) else X, weights, self.rank)
-        x, w = (X @ V.T).double().cpu(), (W @ V.T).double().cpu()
-        z = _coordinates(torch.stack([t - theta for t in self.thetas]), weights, self.num_coordinates)
-        return V, _regress(x, w, z, weights, self.ridge)
+        # Inner products of float32 vectors say nothing about directions a thousand times shorter than the longest.
+        cut = 1e-9 if self.images.dtype == torch.float64 else 1e-6
+        C = _dominant(self.gram[:n, :n], weights, self.rank, cut)
+        x, w = self.cross[:n, :n] @ C.T, self.gram[:n, :n] @ C.T
+        z = _coordinates(torch.stack(self.places) - place, weights, self.num_coordinates)
+        return C, _regress(x, w, z, weights, self.ridge)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: list(getattr(self, name)) for name in ("vectors", "images", "thetas", "times")}
+        n = len(self)
+        return {
+            "vectors": self.vectors[:n].clone(),
+            "images": self.images[:n].clone(),
+            "cross": self.cross.clone(),
+            "gram": self.gram.clone(),
+            "places": list(self.places),
+            "times": list(self.times),
+            "next": self._next,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("vectors", "images", "thetas", "times"):
-            setattr(self, name, list(state[name])[-self.size :])
+        if len(state["cross"]) != self.size:
+            raise ValueError(f"state: it remembers {len(state['cross'])} products, this memory {self.size}")
+        n = len(state["times"])
+        if n:
+            long = state["vectors"].shape[1]
+            self.vectors = state["vectors"].new_zeros(self.size, long)
+            self.images = state["images"].new_zeros(self.size, long)
+            self.vectors[:n], self.images[:n] = state["vectors"], state["images"]
+        self.cross, self.gram = state["cross"].clone(), state["gram"].clone()
+        self.places, self.times, self._next = list(state["places"]), list(state["times"]), state["next"]
 
 
-def _dominant(rows: Tensor, weights: Tensor, rank: int) -> Tensor:
-    """Orthonormal basis (rows) of the leading directions of the weighted ``rows``, ``(S, P)``."""
+def _dominant(gram: Tensor, weights: Tensor, rank: int, cut: float) -> Tensor:
+    """Coefficients ``(k, n)`` of an orthonormal basis of the leading directions of the weighted images."""
     root = weights.sqrt()
-    gram = (rows @ rows.T).double().cpu() * torch.outer(root, root)
-    values, Q = torch.linalg.eigh(gram)
-    keep = values > 1e-9 * values[-1]
-    Q = (root[:, None] * Q[:, keep] / values[keep].sqrt())[:, -rank:]
-    basis, _ = torch.linalg.qr((Q.T.to(rows) @ rows).T)  # the Gram matrix lost half the digits; qr repairs them
-    return basis.T
+    values, Q = torch.linalg.eigh(gram * torch.outer(root, root))
+    keep = values > cut * values[-1]
+    keep[:-rank] = False
+    return (root[:, None] * Q[:, keep] / values[keep].sqrt()).T
 
 
 def _coordinates(away: Tensor, weights: Tensor, num: int) -> Tensor:
-    """First ``num`` principal coordinates of the rows of ``away``, ``(S, P)``, scaled to at most 1; ``(S, num)``."""
+    """First ``num`` principal coordinates of the rows of ``away``, ``(n, S)``, scaled to at most 1; ``(n, num)``."""
     root = weights.sqrt()
-    gram = (away @ away.T).double().cpu() * torch.outer(root, root)
-    values, Q = torch.linalg.eigh(gram)
-    first = max(0, len(values) - num) if num else len(values)
+    values, Q = torch.linalg.eigh((away @ away.T) * torch.outer(root, root))
+    first = max(0, len(values) - num)
     z = Q[:, first:] * values[first:].clamp(min=0).sqrt() / root[:, None]
     top = z.abs().amax() if z.numel() else z.new_zeros(())
-    return z / top if top > 0 else z[:, :0]
+    return z[:, -num:] / top if num and top > 0 else z[:, :0]
 
 
 def _regress(x: Tensor, w: Tensor, z: Tensor, weights: Tensor, ridge: float) -> Tensor:
     """T_0 of the ridge regression ``w ~ (T_0 + sum_j z_j T_j) x`` over symmetric T; x, w ``(S, k)``, z ``(S, q)``."""
     num, k = x.shape
+    if k == 0:
+        return x.new_zeros(0, 0)
     scale = w.norm(dim=1).max()
-    if scale == 0:
-        return x.new_zeros(k, k)
     rows, cols = torch.triu_indices(k, k)
     entry = torch.arange(len(rows))
     # (T x)_a = sum_b T_ab x_b, written as a linear function of the upper triangle of T

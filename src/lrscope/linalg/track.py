@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +25,17 @@ MOST_FREE = 24
 """The same without a budget, where updates may be far apart and each nearly a solve of its own."""
 
 
+SKETCH = 256
+"""Numbers kept of a theta: enough for distances between recent ones to within a few percent."""
+
+
 @dataclass
 class _Estimate:
     value: float  # corrected
     quotient: float  # x'Ax, never above the largest eigenvalue
     residual: float
-    better: Tensor  # the vector that the corrected value belongs to
-    second: Tensor
+    better: Callable[[], Tensor]  # the vector that the corrected value belongs to
+    rival: Callable[[], Tensor]  # and that of the runner-up
 
     def doubt(self) -> float:
         """Indicator of the relative error: what the correction added, and what the residual may still hide."""
@@ -50,7 +55,7 @@ class EigenTracker:
         tol: Relative accuracy aimed at.
         budget: Extra products per update, saved up when not needed; ``None``: as many as the accuracy asks for, up
             to 24 in one update.
-        memory: Products remembered; three vectors of length P each.
+        memory: Products remembered; two vectors of length P each.
         seed: Of the first solve's start vector.
     """
 
@@ -61,6 +66,7 @@ class EigenTracker:
         self.memory = ProductMemory(memory, rank=min(10, memory))
         self.credit = CREDIT
         self.time = 0
+        self._signs: Tensor | None = None
 
     def update(self, matvec: Matvec, theta: Tensor) -> EigenPairs:
         """The largest eigenpair at theta, ``(P,)``.
@@ -73,44 +79,65 @@ class EigenTracker:
             return self._first(matvec, theta)
         self.time += 1
         self.credit += self.budget or 0.0
-        V, T = self.memory.predict(theta, self.time)
-        x = torch.linalg.eigh(T)[1][:, -1].to(V) @ V
-        x = x / x.norm()
-        basis, images = [x], [matvec(x)]
-        if not bool(torch.isfinite(images[0]).all()):
+        place = self._place(theta)
+        C, T = self.memory.predict(place, self.time)
+        x = self._leading(C, T, theta)
+        image = matvec(x)
+        if not bool(torch.isfinite(image).all()):
             nan = x.new_full((1,), torch.nan)
             return EigenPairs(nan, x[:, None] * torch.nan, nan, 1, False)
-        self.memory.add(x, images[0], theta, self.time)
-        now = self._estimate(x, images[0], theta)
-        most = MOST_FREE if self.budget is None else MOST
+        rows = [self.memory.add(x, image, place, self.time)]  # this update's pairs, the best first
+        now = self._estimate(rows[0], place)
+        most = MOST if self.budget is not None else min(MOST_FREE, self.memory.size - 2)
         looked = self.budget is not None
-        while len(basis) <= most:
+        while len(rows) <= most:
             if now.doubt() > self._price():
-                wanted = now.better
-            elif len(basis) > 2 and not looked:
+                wanted = now.better()
+            elif len(rows) > 2 and not looked:
                 # The prediction was poor, so a rival may have been overlooked, too.
-                wanted, looked = now.second, True
+                wanted, looked = now.rival(), True
             else:
                 break
-            direction = orthonormalise(wanted, torch.stack(basis))
+            direction = orthonormalise(wanted, self.memory.vectors[rows])
             if direction is None:
                 break
             self.credit -= 1
-            basis.append(direction)
-            images.append(matvec(direction))
-            self.memory.add(direction, images[-1], theta, self.time)
-            pairs = _ritz(basis, images)
-            self.memory.replace_last(pairs[:3])
-            x, image = pairs[0]
-            now = self._estimate(x, image, theta)
-        num = len(basis)
+            rows.append(self.memory.add(direction, matvec(direction), place, self.time))
+            self._ritz(rows)
+            now = self._estimate(rows[0], place)
+        num = len(rows)
+        x = self.memory.vectors[rows[0]].clone()
         if num == 1 and self.time % EXPLORE == 0 and (self.budget is None or self.credit > 1):
             self.credit -= 1
-            self.memory.add(now.second, matvec(now.second), theta, self.time)
-            num += 1
+            rival = orthonormalise(now.rival(), x[None])
+            if rival is not None:
+                self.memory.add(rival, matvec(rival), place, self.time)
+                num += 1
         converged = now.doubt() <= self.tol
         value, residual = x.new_tensor([now.value]), x.new_tensor([now.residual])
         return EigenPairs(value, x[:, None], residual, num, converged)
+
+    def _place(self, theta: Tensor) -> Tensor:
+        """A short vector whose distances are those of theta: blocks summed up with random signs, ``(SKETCH,)``."""
+        if self._signs is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            signs = 2 * torch.randint(0, 2, theta.shape, dtype=torch.int8, generator=generator) - 1
+            self._signs = signs.to(theta.device)
+        pad = -len(theta) % SKETCH
+        signed = torch.nn.functional.pad(theta * self._signs, (0, pad))
+        return signed.view(SKETCH, -1).sum(1, dtype=torch.float64).cpu()
+
+    def _leading(self, C: Tensor, T: Tensor, theta: Tensor) -> Tensor:
+        """The predicted top eigenvector, ``(P,)``; the last one where nothing is known but zeros."""
+        if len(T):
+            x = self.memory.combine(torch.linalg.eigh(T)[1][:, -1] @ C)
+            return x / x.norm()
+        return self.memory.vectors[len(self.memory) - 1].clone().to(theta)
+
+    def _ritz(self, rows: list[int]) -> None:
+        """Rotate this update's pairs into Ritz pairs, the largest first."""
+        T = self.memory.cross[rows][:, rows]
+        self.memory.rotate(rows, torch.linalg.eigh((T + T.T) / 2)[1].flip(1).T)
 
     def _price(self) -> float:
         """The doubt that is worth a product now."""
@@ -124,43 +151,53 @@ class EigenTracker:
         start = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
         pairs = lanczos(matvec, start, count=min(2, theta.numel()), tol=self.tol, generator=generator)
         if bool(torch.isfinite(pairs.values).all()):
+            place = self._place(theta)
             for value, x in reversed(list(zip(pairs.values, pairs.vectors.T, strict=True))):
-                self.memory.add(x.contiguous(), value * x, theta, self.time)
+                self.memory.add(x, value * x, place, self.time)
         return EigenPairs(
             pairs.values[:1], pairs.vectors[:, :1], pairs.residuals[:1], pairs.num_matvecs, pairs.converged
         )
 
-    def _estimate(self, x: Tensor, image: Tensor, theta: Tensor) -> _Estimate:
+    def _estimate(self, row: int, place: Tensor) -> _Estimate:
         """Rayleigh-Ritz on x, the rest of the predicted subspace, and the residual outside of it.
 
         Row and column of x are measured, the remaining block is predicted, and the direction outside is taken to be
         flat: second-order perturbation theory without the series.
         """
-        V, T = self.memory.predict(theta, self.time)
+        memory = self.memory
+        x, image = memory.vectors[row], memory.images[row]
         quotient = float(x @ image)
-        residual = image - quotient * x
-        inside = (V @ x).double().cpu()
-        k = len(inside)
+        residual = float((image - quotient * x).norm())
+        C, T = memory.predict(place, self.time)
+        k, n = C.shape
+        if k == 0:
+            return _Estimate(quotient, quotient, residual, image.clone, image.clone)
+        inside = C @ memory.cross[row, :n]
         frame, _ = torch.linalg.qr(torch.cat([inside[:, None], torch.eye(k, dtype=inside.dtype)], dim=1))
         rest = frame[:, 1:k]
         neighbours, S = torch.linalg.eigh(rest.T @ T @ rest)
-        B = (rest @ S).T.to(V) @ V
-        B = B - torch.outer(B @ x, x)
-        coupling = B @ image
-        outside = residual - B.T @ coupling
-        length = float(outside.norm())
+        D = (rest @ S).T  # the neighbours are the rows of D V, made orthogonal to x
+        overlap = D @ inside
+        coupling = D @ (C @ memory.gram[row, :n]) - overlap * quotient
+        length = max(residual**2 - float(coupling @ coupling), 0.0) ** 0.5
         M = torch.zeros(k + 1, k + 1, dtype=torch.float64)
         M[0, 0] = quotient
-        M[0, 1:k] = M[1:k, 0] = coupling.double().cpu()
+        M[0, 1:k] = M[1:k, 0] = coupling
         # A neighbour predicted far above what was just measured is a mistake of the prediction.
         M[1:k, 1:k] = torch.diag(neighbours.clamp(max=1.5 * abs(quotient)))
         M[0, k] = M[k, 0] = length
         values, Y = torch.linalg.eigh(M)
-        frame_rows = torch.cat([x[None], B, outside[None] / max(length, 1e-30)])
-        better, second = (Y[:, [-1, -2]].T.to(x) @ frame_rows).unbind()
-        norm = float(residual.norm())
-        value = min(max(float(values[-1]), quotient), quotient + norm)
-        return _Estimate(value, quotient, norm, better / better.norm(), second / second.norm())
+
+        def vector(y: Tensor) -> Tensor:
+            outside = float(y[k]) / length if length > 1e-6 * residual else 0.0
+            near = y[1:k] - outside * coupling
+            along = float(y[0]) - float(near @ overlap) - outside * quotient
+            coefficients = near @ D @ C
+            coefficients[row] += outside  # the image of x is one of the remembered ones
+            return memory.combine(coefficients) + along * x
+
+        value = min(max(float(values[-1]), quotient), quotient + residual)
+        return _Estimate(value, quotient, residual, lambda: vector(Y[:, -1]), lambda: vector(Y[:, -2]))
 
     def state_dict(self) -> dict[str, Any]:
         return {"memory": self.memory.state_dict(), "credit": self.credit, "time": self.time}
@@ -168,11 +205,3 @@ class EigenTracker:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.memory.load_state_dict(state["memory"])
         self.credit, self.time = state["credit"], state["time"]
-
-
-def _ritz(basis: list[Tensor], images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Ritz pairs (vector, image) of an orthonormal basis, largest first."""
-    B, W = torch.stack(basis), torch.stack(images)
-    T = (B @ W.T).double()
-    S = torch.linalg.eigh((T + T.T) / 2)[1].flip(1).T.to(B)
-    return list(zip(S @ B, S @ W, strict=True))

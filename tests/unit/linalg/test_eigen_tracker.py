@@ -92,7 +92,8 @@ def test_memory_recovers_an_affine_matrix_from_its_products():
             x = Q @ torch.randn(3, dtype=torch.float64, generator=generator)
             x = x / x.norm()
             memory.add(x, M @ x, theta(s), 0)
-    V, T = memory.predict(theta(0.5), 1)
+    C, T = memory.predict(theta(0.5), 1)
+    V = memory.combine(C)
     torch.testing.assert_close(torch.linalg.eigvalsh(T), torch.tensor([1.5, 3.0, 4.5]).double(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(V @ V.T, torch.eye(3, dtype=torch.float64))
 
