@@ -93,8 +93,8 @@ class ProductMemory:
         """
         n = len(self)
         weights = self.decay ** torch.tensor([time - t for t in self.times], dtype=torch.float64)
-        # Inner products of float32 vectors say nothing about directions a thousand times shorter than the longest.
-        cut = 1e-9 if self.images.dtype == torch.float64 else 1e-6
+        # Inner products of float32 vectors say little about directions 10^4 times shorter than the longest.
+        cut = 1e-9 if self.images.dtype == torch.float64 else 1e-8
         C = _dominant(self.gram[:n, :n], weights, self.rank, cut)
         x, w = self.cross[:n, :n] @ C.T, self.gram[:n, :n] @ C.T
         z = _coordinates(torch.stack(self.places) - place, weights, self.num_coordinates)

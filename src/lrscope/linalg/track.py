@@ -25,7 +25,7 @@ MOST_FREE = 24
 """The same without a budget, where updates may be far apart and each nearly a solve of its own."""
 
 
-SKETCH = 256
+SKETCH = 2048
 """Numbers kept of a theta: enough for distances between recent ones to within a few percent."""
 
 
