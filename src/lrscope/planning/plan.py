@@ -12,14 +12,14 @@ from lrscope.optimizers import OptimizerSpec
 from lrscope.planning.recipe import DECAYS, Decay, recipe, warmup_steps
 from lrscope.planning.search import Horizons, search
 from lrscope.planning.trials import Row, Trials
-from lrscope.planning.verdict import expected_loss, final_cells, notes, peak_interval
+from lrscope.planning.verdict import choose, expected_loss, final_cells, notes, peak_interval
 from lrscope.records import Cost, CriticalLR, Plan, Table
 from lrscope.stability import critical_lr
 from lrscope.tasks import Task
 from lrscope.training.engines import Engine
 
 WARMUPS = (0.0, 0.05, 0.33)
-MIN_GRADIENTS = 3_200
+MIN_GRADIENTS = 5_600
 """Gradient evaluations a plan spends at least when no budget is given: what three rungs need to tell peaks apart."""
 
 Progress = Callable[[str, float], None]
@@ -123,7 +123,7 @@ def plan(
         on_rung=on_rung,
     )
     cells = final_cells(trials.rows)
-    best = cells[0]
+    best = choose(cells)
     warmup = warmup_steps(best.warmup_frac, steps)
     schedule = recipe(best.lr, warmup, steps, decay)
     low, high = peak_interval(best, cells, (r["lr"] for r in trials.rows if r["warmup_frac"] == best.warmup_frac))

@@ -1,9 +1,9 @@
 """Successive halving over peak learning rate and warmup, by short runs that keep the real shape.
 
-Three rungs share the budget. The first looks wide: peaks in factors of four around the critical learning rate, no
-warmup, a short and a long one, and goes on past an edge of the range for as long as the best run lies on it. The
-second looks closely, in factors of two around the best peak of the two best warmups, for about twice as long. The
-third takes the best three cells to the longest horizon the budget buys, with more than one seed.
+Three rungs share the budget. The first looks wide: peaks in factors of four from the critical learning rate down,
+with the shortest and the longest warmup, and on past an edge of the range for as long as the best run lies on it.
+The second looks closely: factors of two around the best peak, with every warmup. The third takes the best three
+cells to the longest horizon the budget buys, with more than one seed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from lrscope.errors import MeasurementError
 from lrscope.planning.trials import Row, Trial, Trials
 
-SHARES = (0.30, 0.25, 0.45)
+SHARES = (0.25, 0.30, 0.45)
 """Budget of each rung. The last gets most: it decides, and its horizon is closest to the real one."""
-CELLS = (15, 6, 3)
-"""Cells each rung is planned for; the first is 9 and usually two more columns past an edge."""
+BELOW = (1, 1 / 4, 1 / 16, 1 / 64, 1 / 256)
+"""First columns of peaks, in units of the critical learning rate. Best peaks were found between 1/64 and 1 of it;
+loss against peak can have more than one valley, so the range is looked at whole."""
+CELLS = (10, 9, 3)
+"""Cells each rung is planned for."""
 MIN_HORIZON = 10
-MAX_COLUMNS = 9
-"""Columns of peaks the first rung tries at most: a factor of 4^8 from end to end."""
+MAX_COLUMNS = 11
+"""Columns of peaks the first rung tries at most: a factor of 4^10 from end to end."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,10 @@ class Horizons:
                 f"budget: it buys {gradients} gradient evaluations ({steps} are one full run), but the smallest "
                 f"useful plan needs {need:.0f}; give budget={math.ceil(100 * need / steps) / 100:g} or more"
             )
-        wide = min(wide, max(steps // 4, 1))
+        wide = min(wide, max(steps // 3, 1))
         close = min(int(SHARES[1] * gradients / CELLS[1]), max(steps // 2, 1))
         final = int(SHARES[2] * gradients / (CELLS[2] * num_seeds))
-        return cls(wide, close, min(max(final, close), steps))
+        return cls(wide, max(close, wide), min(max(final, close, wide), steps))
 
 
 def search(
@@ -69,15 +72,16 @@ def search(
     on_rung(1)
     wide = _wide(trials, center, horizons.wide, warmups, seeds[0])
     on_rung(2)
-    close = _close(trials, wide, horizons.close, seeds[0])
+    close = _close(trials, wide, horizons.close, warmups, seeds[0])
     on_rung(3)
     best = ranked(close)[:3]
     trials.run([Trial(horizons.final, r["lr"], r["warmup_frac"], s) for s in seeds for r in best], 3)
 
 
 def _wide(trials: Trials, center: float, horizon: int, warmups: Sequence[float], seed: int) -> list[Row]:
-    columns = [center / 4, center, center * 4]
-    rows = trials.run([Trial(horizon, lr, w, seed) for lr in columns for w in warmups], 1)
+    ends = sorted({min(warmups), max(warmups)})
+    columns = [center * factor for factor in BELOW]
+    rows = trials.run([Trial(horizon, lr, w, seed) for lr in columns for w in ends], 1)
     while len(columns) < MAX_COLUMNS:
         best = ranked(rows)
         if not best or best[0]["lr"] == min(columns):
@@ -86,7 +90,7 @@ def _wide(trials: Trials, center: float, horizon: int, warmups: Sequence[float],
             columns.append(max(columns) * 4)
         else:
             break
-        rows += trials.run([Trial(horizon, columns[-1], w, seed) for w in warmups], 1)
+        rows += trials.run([Trial(horizon, columns[-1], w, seed) for w in ends], 1)
     if not ranked(rows):
         raise MeasurementError(
             f"plan: every short run diverged, down to a peak learning rate of {min(columns):.3g}; look at the loss "
@@ -95,17 +99,19 @@ def _wide(trials: Trials, center: float, horizon: int, warmups: Sequence[float],
     return rows
 
 
-def _close(trials: Trials, wide: list[Row], horizon: int, seed: int) -> list[Row]:
-    """Factors of two around the best peak of the two best warmups; one more where the best lies on an edge."""
+def _close(trials: Trials, wide: list[Row], horizon: int, warmups: Sequence[float], seed: int) -> list[Row]:
+    """Factors of two around the best peak of each warmup; one more, twice at most, where the best lies on an edge."""
+    order = ranked(wide)
     rows: list[Row] = []
-    best_of = {row["warmup_frac"]: row for row in reversed(ranked(wide))}
-    for warmup in list(dict.fromkeys(row["warmup_frac"] for row in ranked(wide)))[:2]:
-        center = best_of[warmup]["lr"]
-        mine = trials.run([Trial(horizon, lr, warmup, seed) for lr in (center / 2, center, center * 2)], 2)
-        order = ranked(mine)
-        if order and order[0]["lr"] != center:
-            further = order[0]["lr"] * (2 if order[0]["lr"] > center else 0.5)
-            mine += trials.run([Trial(horizon, further, warmup, seed)], 2)
+    for warmup in warmups:
+        # A warmup between the ends starts from the best peak of the shortest.
+        like = warmup if warmup == max(warmups) else min(warmups)
+        center = next((row["lr"] for row in order if row["warmup_frac"] == like), order[0]["lr"])
+        peaks = [center / 2, center, center * 2]
+        mine = trials.run([Trial(horizon, lr, warmup, seed) for lr in peaks], 2)
+        while len(peaks) < 5 and ranked(mine) and (best := ranked(mine)[0]["lr"]) in (min(peaks), max(peaks)):
+            peaks.append(best * 2 if best == max(peaks) else best / 2)
+            mine += trials.run([Trial(horizon, peaks[-1], warmup, seed)], 2)
         rows += mine
     return rows if ranked(rows) else wide
 

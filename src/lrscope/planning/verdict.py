@@ -41,6 +41,16 @@ def final_cells(rows: Sequence[Row]) -> list[CellScore]:
     return sorted(cells, key=lambda c: c.mean)
 
 
+def choose(cells: Sequence[CellScore]) -> CellScore:
+    """The cell to recommend: of those within one percent of the best mean, the lowest peak.
+
+    Such a difference is not worth standing nearer to divergence for: just above the best peak a single seed can
+    end far worse, and the few seeds of the trials need not have met it.
+    """
+    near = [c for c in cells if c.mean <= min(c.mean for c in cells) * (1 + SAME)]
+    return min(near, key=lambda c: (c.lr, c.mean))
+
+
 def peak_interval(best: CellScore, cells: Sequence[CellScore], tried: Iterable[float]) -> tuple[float, float]:
     """Peaks not told apart from the best, out to half way (in log) to the nearest peak that was told apart.
 

@@ -16,7 +16,7 @@ from fingerprints import everything
 from lrscope.planning import recipe, warmup_steps
 from lrscope.planning.search import Horizons
 from lrscope.planning.trials import Trial, Trials
-from lrscope.planning.verdict import CellScore, expected_loss, final_cells, peak_interval
+from lrscope.planning.verdict import CellScore, choose, expected_loss, final_cells, peak_interval
 from lrscope.records import Plan
 from lrscope.schedules import from_spec, parse
 
@@ -94,8 +94,8 @@ def test_a_plan_agrees_with_its_own_evidence(name, optimizer):
     plan = lrs.plan(task, optimizer, 80, budget=10, num_seeds=2)
     assert everything(loader=task.train) == before
     check_consistent(plan, task)
-    best = final_cells(list(plan.trials.rows()))[0]
-    assert plan.peak_lr == best.lr
+    best = choose(final_cells(list(plan.trials.rows())))
+    assert (plan.peak_lr, plan.warmup_steps) == (best.lr, warmup_steps(best.warmup_frac, plan.steps))
     kind = "eval_loss" if task.evaluate is not None else "train_loss"
     assert set(plan.trials["score_kind"]) == {kind}
 
@@ -173,7 +173,7 @@ def test_a_task_on_which_everything_diverges_says_so():
         ({"steps": 0}, "steps: expected a positive integer"),
         ({"steps": 2.5}, "steps"),
         ({"budget": -1}, "budget"),
-        ({"budget": 0.01}, r"budget: it buys 0 gradient evaluations.*give budget=6\.25 or more"),
+        ({"budget": 0.01}, r"budget: it buys 0 gradient evaluations.*give budget=5 or more"),
         ({"warmups": ()}, "warmups"),
         ({"warmups": (0, 1.5)}, "warmups"),
         ({"decay": "expo"}, "decay: expected one of linear, cosine"),
@@ -205,14 +205,14 @@ def test_a_task_without_a_length_asks_for_one():
 
 @given(steps=st.integers(1, 100_000), gradients=st.integers(1, 200_000), num_seeds=st.integers(1, 5))
 def test_horizons_grow_and_stay_in_budget(steps, gradients, num_seeds):
-    if gradients < 500:
+    if gradients < 400:
         with pytest.raises(ValueError, match="give budget="):
             Horizons.for_budget(steps, gradients, num_seeds)
         return
     h = Horizons.for_budget(steps, gradients, num_seeds)
     assert 1 <= h.wide <= h.close <= h.final <= steps
-    assert h.wide * 15 <= 0.30 * gradients
-    assert h.close * 6 <= 0.25 * gradients
+    assert h.wide * 10 <= 0.25 * gradients
+    assert h.close == h.wide or h.close * 9 <= 0.30 * gradients
     assert h.final == h.close or h.final * 3 * num_seeds <= 0.45 * gradients
 
 
@@ -232,6 +232,11 @@ def test_the_interval_reaches_half_way_to_what_was_told_apart():
     low, high = peak_interval(best, [best, same, worse], [0.05, 0.1, 0.2, 0.4, 0.8])
     assert low == pytest.approx(math.sqrt(0.1 * 0.2))
     assert high == pytest.approx(math.sqrt(0.4 * 0.8))
+
+
+def test_of_cells_within_one_percent_the_lowest_peak_is_chosen():
+    cells = [CellScore(0.4, 0.33, (1.0, 1.0)), CellScore(0.2, 0.0, (1.009, 1.009)), CellScore(0.1, 0.0, (1.02, 1.02))]
+    assert choose(cells).lr == 0.2
 
 
 def test_a_noisy_difference_does_not_tell_apart():
