@@ -122,6 +122,7 @@ class Trials:
             cells,
             horizon,
             engine=self.engine,
+            record_every=max(1, horizon // 200),  # only the end is judged; long trials stay small in memory
             on_run=on_run,
             on_progress=on_progress,
             should_stop=self.should_stop,

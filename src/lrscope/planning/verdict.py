@@ -13,11 +13,13 @@ from lrscope.planning.trials import Row
 
 SAME = 0.01
 """Scores within one percent are not told apart, whatever the seeds say."""
+LARGE = 0.05
+"""Nor are those five percent apart called the same, however much the seeds differ."""
 
 
 @dataclass(frozen=True)
 class CellScore:
-    """One cell of the last rung: its scores over seeds."""
+    """One cell of the longest runs: its scores over seeds."""
 
     lr: float
     warmup_frac: float
@@ -29,8 +31,10 @@ class CellScore:
 
 
 def final_cells(rows: Sequence[Row]) -> list[CellScore]:
-    """Cells of the last rung that finished for every seed (else for most seeds), best mean first."""
-    last = [row for row in rows if row["rung"] == max(r["rung"] for r in rows if ranked([r]))]
+    """Cells of the longest runs that finished for every seed (else for most seeds), best mean first."""
+    # By length, not by rung: where two rungs share a horizon, a run of the earlier one serves both.
+    longest = max(row["horizon"] for row in ranked(rows))
+    last = [row for row in rows if row["horizon"] == longest]
     groups: dict[tuple[float, float], list[Row]] = {}
     for row in last:
         groups.setdefault((row["lr"], row["warmup_frac"]), []).append(row)
@@ -54,8 +58,8 @@ def choose(cells: Sequence[CellScore]) -> CellScore:
 def peak_interval(best: CellScore, cells: Sequence[CellScore], tried: Iterable[float]) -> tuple[float, float]:
     """Peaks not told apart from the best, out to half way (in log) to the nearest peak that was told apart.
 
-    A cell is told apart when its mean is more than one percent worse and the paired differences over seeds
-    exceed two standard errors (with one seed, the one percent decides).
+    A cell is told apart when its mean is worse than the best by more than two standard errors of the best cell,
+    one percent at least and five at most.
     """
     same = {best.lr}
     for cell in cells:
@@ -70,12 +74,12 @@ def peak_interval(best: CellScore, cells: Sequence[CellScore], tried: Iterable[f
 
 
 def _worse(cell: CellScore, best: CellScore) -> bool:
-    if cell.mean <= best.mean * (1 + SAME):
-        return False
-    if len(cell.scores) == len(best.scores) and len(cell.scores) > 1:
-        gaps = np.subtract(cell.scores, best.scores)
-        return bool(gaps.mean() > 2 * gaps.std(ddof=1) / math.sqrt(len(gaps)))
-    return True
+    """Whether a cell is worse by more than the best cell's own noise, one percent at least, five at most.
+
+    The noise of the other cell does not count in its favour: near divergence it is large because runs go wrong.
+    """
+    noise = 2 * np.std(best.scores, ddof=1) / math.sqrt(len(best.scores)) if len(best.scores) > 1 else 0.0
+    return cell.mean - best.mean > min(max(SAME * abs(best.mean), noise), LARGE * abs(best.mean))
 
 
 def expected_loss(

@@ -234,6 +234,18 @@ def test_the_interval_reaches_half_way_to_what_was_told_apart():
     assert high == pytest.approx(math.sqrt(0.4 * 0.8))
 
 
+def test_runs_of_an_earlier_rung_count_where_the_lengths_are_equal():
+    rows = [row(1, 0, 0, 0.1, rung=2), row(2, 0, 0, 0.05, rung=2), row(1, 0, 1, 0.3, rung=3)]
+    assert [(c.lr, c.scores) for c in final_cells(rows)] == [(1, (0.1, 0.3))]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_even_the_shortest_run_gets_a_plan(steps):
+    plan = lrs.plan(cases.TASKS["linear_squared"](), "sgd", steps, budget=500.0)
+    assert 1 <= plan.warmup_steps <= steps
+    assert plan.expected_loss is not None
+
+
 def test_of_cells_within_one_percent_the_lowest_peak_is_chosen():
     cells = [CellScore(0.4, 0.33, (1.0, 1.0)), CellScore(0.2, 0.0, (1.009, 1.009)), CellScore(0.1, 0.0, (1.02, 1.02))]
     assert choose(cells).lr == 0.2
@@ -243,6 +255,12 @@ def test_a_noisy_difference_does_not_tell_apart():
     best, noisy = CellScore(0.2, 0.0, (1.0, 1.4)), CellScore(0.4, 0.0, (1.5, 1.0))
     _, high = peak_interval(best, [best, noisy], [0.2, 0.4, 0.8])
     assert high > 0.4
+
+
+def test_noise_near_divergence_is_no_virtue():
+    best, wild = CellScore(0.2, 0.0, (1.0, 1.01)), CellScore(0.4, 0.0, (1.01, 1.6))
+    _, high = peak_interval(best, [best, wild], [0.2, 0.4, 0.8])
+    assert high == pytest.approx(math.sqrt(0.2 * 0.4))
 
 
 def test_no_expectation_is_offered_too_far_from_the_evidence():
