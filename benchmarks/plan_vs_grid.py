@@ -56,8 +56,6 @@ def measure(task_name: str, optimizer: str) -> dict:
             made = lrs.plan(task, spec, steps, seed=seed)
             plans[str(seed)] = {
                 "peak_lr": made.peak_lr,
-                "low": made.peak_low,
-                "high": made.peak_high,
                 "warmup": made.warmup_frac,
                 "gradients": made.cost.in_gradients(),
                 "seconds": made.cost.seconds,

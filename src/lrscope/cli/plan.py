@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Budget = Annotated[
     float | None,
-    Parameter(help="Gradient evaluations to spend, as a share of one full run; default: half a run, at least 5,600."),
+    Parameter(help="Gradient evaluations to spend, as a share of one full run; default: half a run, at least 6,600."),
 ]
 Warmups = Annotated[str, Parameter(help="Warmup fractions to compare, as in 0,5%,33%.")]
 
@@ -60,7 +60,7 @@ def plan(
     config = {"command": "plan", "task": task, "set": sorted(set_ or []), "data": str(data or ""), "steps": length}
     config |= {"optimizer": spec.to_spec(), "budget": budget, "warmups": fractions, "decay": decay, "seeds": seeds}
     config |= {"seed": seed}
-    horizons_for(length, budget, seeds)  # refuses a budget that is too small, before anything is written
+    horizons_for(length, budget, seeds, len(fractions))  # refuses a budget that is too small, before anything is written
     where = open_directory(out, f"plan-{task}-{spec.name}", config, fresh=fresh)
     with Progress() as progress:
         made = make_plan(

@@ -61,7 +61,7 @@ def run(
     config = {"command": "run", "task": task, "set": sorted(set_ or []), "data": str(data or ""), "steps": length}
     config |= {"optimizer": spec.to_spec(), "budget": budget, "warmups": fractions, "decay": decay, "seeds": seeds}
     config |= {"seed": seed, "watch_every": watch_every, "compare": compare}
-    horizons_for(length, budget, seeds)  # refuses a budget that is too small, before anything is written
+    horizons_for(length, budget, seeds, len(fractions))  # refuses a budget that is too small, before anything is written
     where = open_directory(out, f"{task}-{spec.name}", config, fresh=fresh)
     try:
         with Progress() as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from lrscope.tasks import Task
 from lrscope.training.engines import Engine
 
 WARMUPS = (0.0, 0.05, 0.33)
-MIN_GRADIENTS = 5_600
+MIN_GRADIENTS = 6_600
 """Gradient evaluations a plan spends at least when no budget is given: what three rungs need to tell peaks apart."""
 
 Progress = Callable[[str, float], None]
@@ -36,7 +37,7 @@ def plan(
     num_seeds: int = 2,
     seed: int = 0,
     engine: Engine = "auto",
-    log: Path | None = None,
+    log: Path | str | None = None,
     on_progress: Progress | None = None,
     on_trial: Callable[[Row], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -74,10 +75,12 @@ def plan(
         MeasurementError: Every trial diverged.
     """
     started = time.monotonic()
+    if not isinstance(task, Task):
+        raise TypeError(f"task: expected a lrscope Task, got {type(task).__name__}; wrap it in lrs.Task(build=…)")
     spec = OptimizerSpec.parse(optimizer)
     steps = _steps(steps, task)
-    _check(warmups, decay, engine)
-    gradients, horizons = horizons_for(steps, budget, num_seeds)
+    _check(warmups, decay, engine, seed)
+    gradients, horizons = horizons_for(steps, budget, num_seeds, len(set(warmups)))
     task.check()
     seeds = list(range(seed, seed + num_seeds))
 
@@ -86,8 +89,12 @@ def plan(
             on_progress(text, share)
 
     say("measuring the largest stable learning rate at the start", 0.0)
-    critical = tuple(critical_lr(task.objective(s, num_batches=3), spec) for s in seeds)
+    # Curvature is evidence, not needed to go on, and costs most: once is enough.
+    critical = tuple(critical_lr(task.objective(s, num_batches=3), spec, curvature=s == seed) for s in seeds)
     measured = sum((c.cost for c in critical), Cost())
+    left = max(gradients - int(measured.in_gradients()), gradients // 2)
+    with contextlib.suppress(ValueError):  # what is left may be too little for a rung, but not the whole budget
+        horizons = Horizons.for_budget(steps, left, num_seeds, len(set(warmups)))
     center = _center(critical, spec)
 
     texts = {
@@ -108,7 +115,7 @@ def plan(
         task,
         spec,
         decay,
-        log=log,
+        log=None if log is None else Path(log),
         engine=engine,
         on_trial=on_trial,
         on_gradients=on_gradients,
@@ -162,7 +169,9 @@ def plan(
     )
 
 
-def horizons_for(steps: int, budget: float | None, num_seeds: int) -> tuple[int, Horizons]:
+def horizons_for(
+    steps: int, budget: float | None, num_seeds: int = 2, num_warmups: int = len(WARMUPS)
+) -> tuple[int, Horizons]:
     """Gradient evaluations a plan may spend, and the length of its short runs.
 
     Raises:
@@ -173,7 +182,7 @@ def horizons_for(steps: int, budget: float | None, num_seeds: int) -> tuple[int,
     if not isinstance(num_seeds, int) or num_seeds < 1:
         raise ValueError(f"num_seeds: expected a positive integer, got {num_seeds!r}")
     gradients = max(steps // 2, MIN_GRADIENTS) if budget is None else int(budget * steps)
-    return gradients, Horizons.for_budget(steps, gradients, num_seeds)
+    return gradients, Horizons.for_budget(steps, gradients, num_seeds, num_warmups)
 
 
 def _center(critical: Sequence[CriticalLR], spec: OptimizerSpec) -> float:
@@ -217,10 +226,13 @@ def _steps(steps: int | None, task: Task) -> int:
     return steps
 
 
-def _check(warmups: Sequence[float], decay: str, engine: str) -> None:
+def _check(warmups: Sequence[float], decay: str, engine: str, seed: int) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed: expected an integer of 0 or more, got {seed!r}")
     if engine not in get_args(Engine):
         raise ValueError(f"engine: expected one of {', '.join(get_args(Engine))}, got {engine!r}")
-    if not warmups or any(not 0 <= w < 1 for w in warmups):
-        raise ValueError(f"warmups: expected fractions in [0, 1), at least one, got {list(warmups)!r}")
+    numbers = not isinstance(warmups, str) and all(isinstance(w, (int, float)) for w in warmups)
+    if not numbers or not warmups or any(not 0 <= w < 1 for w in warmups):
+        raise ValueError(f"warmups: expected fractions in [0, 1), at least one, got {warmups!r}")
     if decay not in DECAYS:
         raise ValueError(f"decay: expected one of {', '.join(DECAYS)}, got {decay!r}")

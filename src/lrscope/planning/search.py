@@ -3,7 +3,8 @@
 Three rungs share the budget. The first looks wide: peaks in factors of four from the critical learning rate down,
 with the shortest and the longest warmup, and on past an edge of the range for as long as the best run lies on it.
 The second looks closely: factors of two around the best peak, with every warmup. The third takes the best three
-cells to the longest horizon the budget buys, with more than one seed.
+cells to the longest horizon that what is left of the budget buys, with more than one seed, and again goes on past
+an edge: the best peak moves with the length of the run.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from dataclasses import dataclass
 from lrscope.errors import MeasurementError
 from lrscope.planning.trials import Row, Trial, Trials
 
-SHARES = (0.25, 0.30, 0.45)
+SHARES = (0.22, 0.28, 0.50)
 """Budget of each rung. The last gets most: it decides, and its horizon is closest to the real one."""
 BELOW = (1, 1 / 4, 1 / 16, 1 / 64, 1 / 256)
 """First columns of peaks, in units of the critical learning rate. Best peaks were found between 1/64 and 1 of it;
 loss against peak can have more than one valley, so the range is looked at whole."""
-CELLS = (10, 9, 3)
-"""Cells each rung is planned for."""
+FINALISTS = 3
 MIN_HORIZON = 10
 MAX_COLUMNS = 11
 """Columns of peaks the first rung tries at most: a factor of 4^10 from end to end."""
+MAX_FURTHER = 2
+"""Steps past an edge on the later rungs."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,24 @@ class Horizons:
     final: int
 
     @classmethod
-    def for_budget(cls, steps: int, gradients: int, num_seeds: int) -> Horizons:
-        """Horizons that spend about ``gradients`` evaluations.
+    def for_budget(cls, steps: int, gradients: int, num_seeds: int, num_warmups: int) -> Horizons:
+        """Horizons that spend about ``gradients`` evaluations; the last counts on one cell past an edge.
 
         Raises:
             ValueError: The budget buys fewer than MIN_HORIZON updates on the first rung.
         """
-        wide = int(SHARES[0] * gradients / CELLS[0])
+        columns = len(BELOW) * min(num_warmups, 2)
+        wide = int(SHARES[0] * gradients / columns)
         if wide < MIN_HORIZON:
-            need = MIN_HORIZON * CELLS[0] / SHARES[0]
+            need = MIN_HORIZON * columns / SHARES[0]
             raise ValueError(
                 f"budget: it buys {gradients} gradient evaluations ({steps} are one full run), but the smallest "
-                f"useful plan needs {need:.0f}; give budget={math.ceil(100 * need / steps) / 100:g} or more"
+                f"useful plan needs {math.ceil(need)}; give budget={math.ceil(100 * need / steps) / 100:g} or more"
             )
         wide = min(wide, max(steps // 3, 1))
-        close = min(int(SHARES[1] * gradients / CELLS[1]), max(steps // 2, 1))
-        final = int(SHARES[2] * gradients / (CELLS[2] * num_seeds))
-        return cls(wide, max(close, wide), min(max(final, close, wide), steps))
+        close = max(min(int(SHARES[1] * gradients / (3 * num_warmups)), max(steps // 2, 1)), wide)
+        final = int(SHARES[2] * gradients / ((FINALISTS + 1) * num_seeds))
+        return cls(wide, close, min(max(final, close), steps))
 
 
 def search(
@@ -74,8 +77,7 @@ def search(
     on_rung(2)
     close = _close(trials, wide, horizons.close, warmups, seeds[0])
     on_rung(3)
-    best = ranked(close)[:3]
-    trials.run([Trial(horizons.final, r["lr"], r["warmup_frac"], s) for s in seeds for r in best], 3)
+    _final(trials, ranked(close)[:FINALISTS], horizons.final, seeds)
 
 
 def _wide(trials: Trials, center: float, horizon: int, warmups: Sequence[float], seed: int) -> list[Row]:
@@ -100,7 +102,7 @@ def _wide(trials: Trials, center: float, horizon: int, warmups: Sequence[float],
 
 
 def _close(trials: Trials, wide: list[Row], horizon: int, warmups: Sequence[float], seed: int) -> list[Row]:
-    """Factors of two around the best peak of each warmup; one more, twice at most, where the best lies on an edge."""
+    """Factors of two around the best peak of each warmup; further where the best lies on an edge."""
     order = ranked(wide)
     rows: list[Row] = []
     for warmup in warmups:
@@ -109,11 +111,42 @@ def _close(trials: Trials, wide: list[Row], horizon: int, warmups: Sequence[floa
         center = next((row["lr"] for row in order if row["warmup_frac"] == like), order[0]["lr"])
         peaks = [center / 2, center, center * 2]
         mine = trials.run([Trial(horizon, lr, warmup, seed) for lr in peaks], 2)
-        while len(peaks) < 5 and ranked(mine) and (best := ranked(mine)[0]["lr"]) in (min(peaks), max(peaks)):
-            peaks.append(best * 2 if best == max(peaks) else best / 2)
-            mine += trials.run([Trial(horizon, peaks[-1], warmup, seed)], 2)
+        for _ in range(MAX_FURTHER):
+            further = _past_the_edge(mine, peaks)
+            if further is None:
+                break
+            peaks.append(further)
+            mine += trials.run([Trial(horizon, further, warmup, seed)], 2)
         rows += mine
     return rows if ranked(rows) else wide
+
+
+def _final(trials: Trials, finalists: Sequence[Row], horizon: int, seeds: Sequence[int]) -> None:
+    """The finalists with every seed; then past an edge, with the other seeds only where the first one gains."""
+    cells = [(row["lr"], row["warmup_frac"]) for row in finalists]
+    trials.run([Trial(horizon, lr, w, s) for s in seeds for lr, w in cells], 3)
+    first = trials.run([Trial(horizon, lr, w, seeds[0]) for lr, w in cells], 3)
+    peaks = [lr for lr, _ in cells]
+    for _ in range(MAX_FURTHER):
+        further = _past_the_edge(first, peaks)
+        if further is None:
+            return
+        best = ranked(first)[0]
+        (row,) = trials.run([Trial(horizon, further, best["warmup_frac"], seeds[0])], 3)
+        first.append(row)
+        peaks.append(further)
+        if ranked(first)[0] is not row:
+            return
+        trials.run([Trial(horizon, further, best["warmup_frac"], s) for s in seeds[1:]], 3)
+
+
+def _past_the_edge(rows: Sequence[Row], peaks: Sequence[float]) -> float | None:
+    """The next peak to try where the best lies on an edge of those tried; ``None`` inside the range."""
+    order = ranked(rows)
+    if not order:
+        return None
+    best = order[0]["lr"]
+    return best * 2 if best == max(peaks) else best / 2 if best == min(peaks) else None
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:

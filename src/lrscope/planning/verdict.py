@@ -79,7 +79,7 @@ def _worse(cell: CellScore, best: CellScore) -> bool:
     The noise of the other cell does not count in its favour: near divergence it is large because runs go wrong.
     """
     noise = 2 * np.std(best.scores, ddof=1) / math.sqrt(len(best.scores)) if len(best.scores) > 1 else 0.0
-    return cell.mean - best.mean > min(max(SAME * abs(best.mean), noise), LARGE * abs(best.mean))
+    return cell.mean - best.mean > float(min(max(SAME * abs(best.mean), noise), LARGE * abs(best.mean)))
 
 
 def expected_loss(
