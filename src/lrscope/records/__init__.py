@@ -5,6 +5,7 @@ from lrscope.records.critical import CriticalLR
 from lrscope.records.environment import environment
 from lrscope.records.plan import Plan
 from lrscope.records.run import Event, Run, RunWriter, Series, Status, add_events
+from lrscope.records.strict import strict_json
 from lrscope.records.table import Table
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "Table",
     "add_events",
     "environment",
+    "strict_json",
 ]

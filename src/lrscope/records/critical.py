@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -52,4 +53,10 @@ class CriticalLR:
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> CriticalLR:
-        return cls(**{**d, "samples": tuple(d["samples"]), "cost": Cost(**d["cost"])})
+        numbers = {k: _number(d[k]) for k in ("lr", "low", "high")}
+        samples = tuple(_number(x) for x in d["samples"])
+        return cls(**{**d, **numbers, "samples": samples, "cost": Cost(**d["cost"])})
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value  # JSON has null where there is no number

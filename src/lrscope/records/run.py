@@ -19,6 +19,7 @@ import numpy as np
 
 from lrscope.records.cost import Cost
 from lrscope.records.environment import environment
+from lrscope.records.strict import strict_json
 from lrscope.records.table import Table
 
 Status = Literal["finished", "diverged", "interrupted"]
@@ -176,8 +177,9 @@ class RunWriter:
                 self._write({"kind": "run", "name": name, "config": self.config, "environment": self.environment})
             self.flush()
 
-    def row(self, step: int, **values: float) -> None:
-        record = {"step": step, **values}
+    def row(self, step: int, **values: float | None) -> None:
+        """One step's values; those that are missing or not finite are left out."""
+        record = {"step": step, **{k: v for k, v in values.items() if v is not None and math.isfinite(v)}}
         self.rows.append(record)
         self._write(record)
         if time.monotonic() - self._flushed > self._flush_every:
@@ -224,7 +226,7 @@ class RunWriter:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(strict_json(record) + "\n")
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
@@ -245,6 +247,7 @@ def _drop_partial_line(path: Path) -> None:
 
 def add_events(path: Path, events: Iterable[tuple[int, str, Mapping[str, Any]]]) -> None:
     """Append what was found in a finished run's file; reading it gives them beside the others."""
+    _drop_partial_line(path)
     with path.open("a", encoding="utf-8") as file:
         for step, kind, detail in events:
-            file.write(json.dumps({"event": kind, "step": step, **detail}) + "\n")
+            file.write(strict_json({"event": kind, "step": step, **detail}) + "\n")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from importlib.resources import files
 from typing import Any
 
+from lrscope.records import strict_json
 from lrscope.reports import sections
 from lrscope.reports.markup import Markup, tag
 from lrscope.reports.pictures import pictures
@@ -58,12 +57,7 @@ def embedded(story: Story) -> str:
         "trials": story.trials.to_dict() if story.plan is None else None,
         "runs": {name: _thinned(run.to_dict()) for name, run in story.runs.items()},
     }
-    return strict_json(data).replace("<", "\\u003c").replace("http", "\\u0068ttp")
-
-
-def strict_json(data: Any) -> str:
-    """JSON that every parser reads: what is not finite becomes ``null``."""
-    return json.dumps(_finite(data), allow_nan=False, separators=(",", ":"), default=str)
+    return strict_json(data, separators=(",", ":"), default=str).replace("<", "\\u003c").replace("http", "\\u0068ttp")
 
 
 def _thinned(run: dict[str, Any]) -> dict[str, Any]:
@@ -74,13 +68,3 @@ def _thinned(run: dict[str, Any]) -> dict[str, Any]:
             column["step"], column["value"] = column["step"][::stride], column["value"][::stride]
         column["value"] = [float(f"{v:.6g}") for v in column["value"]]
     return run
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return value

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from lrscope.reports.html import page, strict_json
+from lrscope.records import strict_json
+from lrscope.reports.html import page
 from lrscope.reports.story import load
 
 
@@ -25,7 +26,10 @@ def write_report(directory: Path | str) -> Path:
     _whole(report, lambda path: path.write_text(page(story), encoding="utf-8"))
     planned = story.runs.get("planned")
     if planned is not None:
-        _whole(directory / "run.json", lambda p: p.write_text(strict_json(planned.to_dict()), encoding="utf-8"))
+        _whole(
+            directory / "run.json",
+            lambda p: p.write_text(strict_json(planned.to_dict(), default=str), encoding="utf-8"),
+        )
         if planned.rows:
             _whole(directory / "run.parquet", planned.table().to_parquet)
     return report

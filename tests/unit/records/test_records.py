@@ -2,13 +2,17 @@
 
 import json
 import math
+import shlex
+import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrscope.records import Cost, CriticalLR, Run, RunWriter, Table, add_events, environment
+import lrscope
+from lrscope.records import Cost, CriticalLR, Run, RunWriter, Table, add_events, environment, strict_json
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 costs = st.builds(Cost, *(st.integers(0, 10**6) for _ in range(4)))
@@ -62,6 +66,26 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path):
     add_events(path, [(1, "late", {"why": "found afterwards"})])
     assert [e.kind for e in Run.read(path).events] == ["catapult", "late"]
     assert Run.read(path).status == "finished"
+    path.write_text(path.read_text() + '{"event": "la')  # killed in mid-line
+    add_events(path, [(2, "later", {})])
+    assert [e.kind for e in Run.read(path).events] == ["catapult", "late", "later"]
+
+
+def refuse(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_every_line_is_strict_json(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with RunWriter(path, "run", {"seed": 0}) as writer:
+        writer.row(0, loss=math.nan, lr=0.1, eval_loss=None)
+        writer.row(1, loss=math.inf, lr=0.2)
+        writer.event(1, "diverged", loss=math.nan)
+        run = writer.end("diverged", Cost())
+    for line in path.read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    assert Run.read(path).rows == run.rows == ({"step": 0, "lr": 0.1}, {"step": 1, "lr": 0.2})
+    assert strict_json({"a": (math.nan, [1.5, -math.inf])}) == '{"a": [null, [1.5, null]]}'
 
 
 @pytest.mark.parametrize("keep", range(1, 9))
@@ -100,11 +124,31 @@ def test_something_else_is_not_a_run(tmp_path):
 def test_a_critical_lr_says_a_plain_sentence_and_round_trips(status):
     found = CriticalLR(0.1, 0.09, 0.2, status, (0.1, math.nan), "sgd", 0.05, Cost(forwards=3))
     assert str(found)
-    again = CriticalLR.from_dict(json.loads(json.dumps(found.to_dict())))
+    again = CriticalLR.from_dict(json.loads(strict_json(found.to_dict())))
     assert str(again) == str(found)
+    assert again.samples == pytest.approx(found.samples, nan_ok=True)
     assert again.cost == found.cost
 
 
 def test_the_environment_names_versions():
     assert {"lrscope", "torch", "python", "cores"} <= set(environment())
     assert json.dumps(environment())
+
+
+PACKAGE = Path(lrscope.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("/usr/bin/lrscope", True),
+        (str(PACKAGE / "__main__.py"), True),
+        ("/home/me/lrscope/train.py", False),
+        ("/home/me/mine/__main__.py", False),
+    ],
+)
+def test_the_command_can_be_pasted_into_a_shell(monkeypatch, program, command):
+    argv = ["train", "my task.py:f", "0.1 * (warmup(6%) > cosine(to=0))"]
+    monkeypatch.setattr(sys, "argv", [program, *argv])
+    assert environment()["command"] == (shlex.join(["lrscope", *argv]) if command else "python")
+    assert shlex.split(shlex.join(argv)) == argv
