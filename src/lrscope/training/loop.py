@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrscope.isolation import isolated_rng, mode_of
 from lrscope.optimizers import OptimizerSpec, ScheduledLR
@@ -34,7 +35,7 @@ def train(
     probes: Sequence[Probe] = (),
     seed: int = 0,
     name: str = "train",
-    out: Path | None = None,
+    out: Path | str | None = None,
     evaluate_every: int | None = None,
     checkpoint_seconds: float = 20.0,
     resume: bool = False,
@@ -73,7 +74,8 @@ def train(
         ValueError: An argument is out of range, or the checkpoint belongs to another run.
         KeyboardInterrupt: Passed on after the checkpoint and the record are written.
     """
-    _check(steps, schedule, probes, evaluate_every)
+    _check(task, steps, seed, probes, evaluate_every)
+    check_schedule(schedule, steps)
     task.check()
     config = {
         "task": task.name,
@@ -90,6 +92,7 @@ def train(
     step, first_loss, seconds_before = 0, math.nan, 0.0
     lines = saved = None
     if out is not None:
+        out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
         lines, saved = out / f"{name}.jsonl", out / f"{name}.pt"
 
@@ -98,6 +101,7 @@ def train(
         if resume and saved is not None and saved.exists():
             state = checkpoint.load(saved)
             _same_run(state["config"], config, saved)
+            _same_model(state["model"], model.state_dict(), saved)
             model.load_state_dict(state["model"])
             opt.load_state_dict(state["optimizer"])
             scheduler.load_state_dict(state["scheduler"])
@@ -149,15 +153,14 @@ def train(
                 first_loss = value if math.isnan(first_loss) else first_loss
                 if has_diverged(value, first_loss):
                     status = "diverged"
-                    finite = {"loss": value} if math.isfinite(value) else {}
-                    writer.row(step, **finite, lr=lr)
-                    writer.event(step, "diverged", loss=finite.get("loss"))
+                    writer.row(step, loss=value, lr=lr)
+                    writer.event(step, "diverged", loss=value if math.isfinite(value) else None)
                     break
                 seen = TrainState(step, steps, value, lr, model, opt, batch, _event_of(writer, step))
-                row: dict[str, float] = {"loss": value, "lr": lr}
+                row: dict[str, float | None] = {"loss": value, "lr": lr}
                 for probe in probes:
                     if due(probe, step):
-                        row |= {k: v for k, v in probe(seen).items() if v is not None and math.isfinite(v)}
+                        row |= probe(seen)
                 writer.row(step, **row)
                 opt.step()
                 scheduler.step()
@@ -170,7 +173,7 @@ def train(
                     saved_at = time.monotonic()
             if status == "finished":
                 final = evaluate(task, model)
-                writer.row(steps, **{k: v for k, v in final.items() if math.isfinite(v)})
+                writer.row(steps, **final)
                 if not has_survived(final, first_loss):  # the last update, which no training loss judged
                     status = "diverged"
                     writer.event(steps, "diverged", loss=None)
@@ -210,18 +213,33 @@ def _event_of(writer: RunWriter, step: int) -> Callable[..., None]:
     return lambda kind, **detail: writer.event(step, kind, **detail)
 
 
-def _check(steps: int, schedule: Schedule, probes: Sequence[Probe], evaluate_every: int | None) -> None:
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps: expected a positive integer, got {steps!r}")
+def check_schedule(schedule: Schedule, steps: int) -> None:
+    """Refuse what is no schedule of learning rates.
+
+    Raises:
+        TypeError: Not a Schedule.
+        ValueError: A learning rate that is negative or not finite.
+    """
     if not isinstance(schedule, Schedule):
         raise TypeError(
             f"schedule: expected a lrscope Schedule, got {type(schedule).__name__}; "
             "for a fixed learning rate give lrs.schedules.Constant(lr)"
         )
     values = schedule.values(steps)
-    if (values < 0).any():
-        at = int((values < 0).argmax())
-        raise ValueError(f"schedule: negative learning rate {values[at]:.3g} at step {at}; it must be 0 or more")
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        at = int(bad.argmax())
+        kind = "negative learning rate" if values[at] < 0 else "learning rate"
+        raise ValueError(f"schedule: {kind} {values[at]:.3g} at step {at}; it must be finite and 0 or more")
+
+
+def _check(task: Task, steps: int, seed: int, probes: Sequence[Probe], evaluate_every: int | None) -> None:
+    if not isinstance(task, Task):
+        raise TypeError(f"task: expected a lrscope Task, got {type(task).__name__}; wrap it in lrs.Task(build=…)")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"steps: expected a positive integer, got {steps!r}")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed: expected an integer of 0 or more, got {seed!r}")
     if evaluate_every is not None and evaluate_every < 1:
         raise ValueError(f"evaluate_every: expected a positive number of steps or None, got {evaluate_every!r}")
     names = [p.name for p in probes]
@@ -238,4 +256,15 @@ def _same_run(stored: dict[str, Any], config: dict[str, Any], path: Path) -> Non
         )
 
 
-__all__ = ["OptimizerLike", "build_optimizer", "train"]
+def _same_model(stored: dict[str, Any], state: dict[str, Any], path: Path) -> None:
+    before, now = ({k: tuple(v.shape) for k, v in s.items() if isinstance(v, Tensor)} for s in (stored, state))
+    different = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"resume: {path} holds another model ({key!r}: stored {before.get(key, 'none')}, the task now builds "
+            f"{now.get(key, 'none')}); undo the change, or give another directory"
+        )
+
+
+__all__ = ["OptimizerLike", "build_optimizer", "check_schedule", "train"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -152,11 +153,36 @@ def test_resuming_another_run_is_refused(tmp_path):
     assert (tmp_path / "run.jsonl").read_bytes() == before
 
 
+def test_resuming_a_model_that_changed_is_refused(tmp_path):
+    task = cases.TASKS["dict"]()
+    with pytest.raises(KeyboardInterrupt):
+        train(task, "sgd", cosine(), 10, out=str(tmp_path), name="run", on_step=Stopper(3))
+
+    def wider(seed):
+        model = task.build(seed)
+        model.extra = torch.nn.Linear(2, 2)
+        return model
+
+    with pytest.raises(ValueError, match=r"holds another model \('extra.weight': stored none, the task now builds"):
+        train(replace(task, build=wider), "sgd", cosine(), 10, out=tmp_path, name="run", resume=True)
+
+
+def test_a_metric_that_is_not_a_number_is_a_gap_in_the_record(tmp_path):
+    task = replace(cases.TASKS["dict"](), metrics={"bad": lambda model, batch: torch.tensor(math.nan)})
+    run = train(task, "sgd", cosine(), 4, out=tmp_path, name="run", evaluate_every=2)
+    assert "bad" not in run.columns
+    assert run["eval_loss"].step.tolist() == [0, 2, 4]
+    assert "NaN" not in (tmp_path / "run.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"steps": 0}, "steps: expected a positive integer, got 0"),
         ({"steps": True}, "steps"),
+        ({"seed": -1}, "seed: expected an integer of 0 or more, got -1"),
+        ({"seed": 1.5}, "seed: expected an integer of 0 or more"),
+        ({"task": 3}, r"task: expected a lrscope Task, got int; wrap it in lrs.Task"),
         ({"schedule": 0.1}, r"schedule: expected a lrscope Schedule, got float.*Constant"),
         ({"schedule": Linear(1.0, -1.0, 10)}, "negative learning rate"),
         ({"evaluate_every": 0}, "evaluate_every"),
@@ -166,13 +192,7 @@ def test_resuming_another_run_is_refused(tmp_path):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(change, match, tmp_path):
-    arguments = {"optimizer": "sgd", "schedule": cosine(), "steps": 10, "out": tmp_path / "new"} | change
+    arguments = {"task": cases.TASKS["dict"](), "optimizer": "sgd", "schedule": cosine(), "steps": 10}
     with pytest.raises((ValueError, TypeError), match=match):
-        train(
-            cases.TASKS["dict"](),
-            arguments.pop("optimizer"),
-            arguments.pop("schedule"),
-            arguments.pop("steps"),
-            **arguments,
-        )
+        train(**(arguments | {"out": tmp_path / "new"} | change))
     assert not (tmp_path / "new").exists()
