@@ -15,6 +15,7 @@ from lrscope.optimizers import OptimizerSpec
 from lrscope.planning.recipe import Decay, recipe, warmup_steps
 from lrscope.records import Cost, Run
 from lrscope.tasks import Task
+from lrscope.tasks.fingerprint import fingerprint
 from lrscope.training import Cell, run_cells
 from lrscope.training.engines import Engine
 
@@ -39,7 +40,8 @@ Row = Mapping[str, Any]
 class Trials:
     """Runs trials, remembers their rows, and writes each row to ``log`` the moment it is known.
 
-    Rows of an existing log that belong to the same question (task, optimizer, decay) are not run again.
+    Rows of an existing log that belong to the same question (the task, by name and fingerprint, optimizer, decay) are
+    not run again.
 
     Attributes:
         rows: All rows so far, in the order they were run.
@@ -62,20 +64,25 @@ class Trials:
         self.decay: Decay = decay
         self.engine: Engine = engine
         self.on_trial, self.on_gradients, self.should_stop = on_trial, on_gradients, should_stop
-        self._question = {"task": task.name, "optimizer": optimizer.to_spec(), "decay": decay}
         self.score_kind = "eval_loss" if task.evaluate is not None else "train_loss"
         self._log = log
         self.rows: list[dict[str, Any]] = []
         self._known: dict[tuple[int, float, float, int], dict[str, Any]] = {}
+        self._question: dict[str, Any] = {}
         if log is not None:
+            self._question = {"task": task.name, "model": fingerprint(task), "optimizer": optimizer.to_spec()}
+            self._question["decay"] = decay
+            _end_last_line(log)
             for row in _read(log):
                 if row.pop("question", None) == self._question:
                     self._known[Trial(row["horizon"], row["lr"], row["warmup_frac"], row["seed"]).key] = row
 
     @property
     def cost(self) -> Cost:
-        done = sum(row["gradients"] for row in self.rows)
-        return Cost(gradients=done, updates=done, seconds=sum(row["seconds"] for row in self.rows))
+        def total(what: str) -> float:
+            return sum(row[what] for row in self.rows)
+
+        return Cost(total("forwards"), total("gradients"), 0, total("gradients"), total("seconds"))
 
     def run(self, trials: Iterable[Trial], rung: int) -> list[Row]:
         """Run what is not known yet; rows of all of ``trials``, in their order. Equal horizons run together.
@@ -145,6 +152,7 @@ def _row(trial: Trial, run: Run, rung: int, kind: str) -> dict[str, Any]:
         "status": run.status,
         "diverged_at": diverged[0] if diverged else None,
         "gradients": run.cost.gradients,
+        "forwards": round(run.cost.forwards, 3),
         "seconds": round(run.cost.seconds, 4),
     }
 
@@ -169,3 +177,10 @@ def _read(log: Path) -> Iterable[dict[str, Any]]:
             yield json.loads(text)
         except json.JSONDecodeError:
             continue  # the line a killed process was writing
+
+
+def _end_last_line(log: Path) -> None:
+    """Close the line a killed process was writing, so that the next row does not become part of it."""
+    if log.exists() and (text := log.read_bytes()) and not text.endswith(b"\n"):
+        with log.open("ab") as file:
+            file.write(b"\n")

@@ -51,7 +51,8 @@ def choose(cells: Sequence[CellScore]) -> CellScore:
     Such a difference is not worth standing nearer to divergence for: just above the best peak a single seed can
     end far worse, and the few seeds of the trials need not have met it.
     """
-    near = [c for c in cells if c.mean <= min(c.mean for c in cells) * (1 + SAME)]
+    best = min(c.mean for c in cells)
+    near = [c for c in cells if c.mean - best <= SAME * abs(best)]
     return min(near, key=lambda c: (c.lr, c.mean))
 
 
@@ -87,21 +88,25 @@ def expected_loss(
 ) -> tuple[float | None, float | None, float | None]:
     """Final score of the full run, extrapolated from the last two rungs, with a range; Nones if too far away.
 
-    The score is taken to keep falling linearly in the log of the horizon. The range runs from that continued at
-    twice the pace to no further fall at all, widened by the spread over seeds; it is a guess with a ruler, so it
-    is only offered up to four times the longest horizon tried.
+    The score (its log, where scores are positive) is taken to keep falling linearly in the log of the horizon. The
+    range runs from that continued at twice the pace to no further fall at all, widened by the spread over seeds; it
+    is a guess with a ruler, so it is only offered up to four times the longest horizon tried.
     """
     horizon = max(row["horizon"] for row in rows)
     if steps > 4 * horizon or not best.scores:
         return None, None, None
-    spread = float(np.std(best.scores, ddof=1)) if len(best.scores) > 1 else SAME * abs(best.mean)
-    shorter = sorted({row["horizon"] for row in rows if row["horizon"] < horizon})
-    earlier = [r["score"] for r in ranked(rows) if shorter and r["horizon"] == shorter[-1]]
+    finished = ranked(rows)
+    # Losses fall by factors: in logs no extrapolation crosses zero.
+    to, back = (math.log, math.exp) if finished[0]["score"] > 0 else (float, float)
+    scores = [to(score) for score in best.scores]
+    here = float(np.mean(scores))
+    spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else SAME * (abs(here) if to is float else 1.0)
+    shorter = max((r["horizon"] for r in finished if r["horizon"] < horizon), default=None)
     fall = 0.0
-    if earlier and steps > horizon:
-        fall = max((min(earlier) - best.mean) / math.log(horizon / shorter[-1]), 0.0) * math.log(steps / horizon)
-    expected = best.mean - fall
-    return expected, expected - fall - 2 * spread, best.mean + 2 * spread
+    if shorter is not None and steps > horizon:
+        before = min(to(r["score"]) for r in finished if r["horizon"] == shorter)
+        fall = max(before - here, 0.0) / math.log(horizon / shorter) * math.log(steps / horizon)
+    return back(here - fall), back(here - 2 * fall - 2 * spread), back(here + 2 * spread)
 
 
 def notes(rows: Sequence[Row], best: CellScore) -> list[str]:

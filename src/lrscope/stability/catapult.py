@@ -23,7 +23,8 @@ class Catapult:
         onset: Step at which the loss was last at its lowest level so far.
         peak: Step of the highest smoothed loss of the excursion.
         end: First step back at the level of the onset; ``None`` if the run ended first.
-        ratio: Smoothed loss at the peak over that at the onset.
+        ratio: Smoothed loss at the peak over that at the onset (for losses that reach zero or below: both above the
+            lowest loss of the run less a twentieth of its range).
     """
 
     onset: int
@@ -48,7 +49,10 @@ def find_catapults(run: Run) -> list[Catapult]:
     steps, loss = run["loss"]
     if len(loss) < 10:
         return []
-    x = np.log(np.maximum(loss, 1e-300))
+    # A loss that reaches zero or below has no log: its height above its lowest value is judged instead, with a floor
+    # so that the neighbourhood of the lowest value does not count as a fall without end.
+    shift = 0.0 if loss.min() > 0 else 0.05 * float(np.ptp(loss)) - float(loss.min())
+    x = np.log(loss + shift) if np.ptp(loss) > 0 else np.zeros_like(loss)
     width = max(1, len(x) // 200) * 2 + 1 if _noise(x) > 1e-3 else 1
     smooth = _running_median(x, width)
     threshold = max(math.log(RISE), NOISE * 1.2533 * _noise(x) / math.sqrt(width))  # a median's spread

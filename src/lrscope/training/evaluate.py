@@ -15,22 +15,28 @@ from lrscope.tasks import BatchStream, Task
 Measure = Callable[[nn.Module, Batch], Tensor]
 
 
-@torch.no_grad()
 def evaluate(task: Task, model: nn.Module) -> dict[str, float]:
     """``eval_loss`` and the task's metrics over ``task.evaluate``, weighted by examples.
 
     In eval mode and without a trace on modes or random states. Empty where the task has no evaluation set.
     Cost: one forward pass over the set for the loss, and one more for each metric.
     """
+    return evaluated(task, model)[0]
+
+
+@torch.no_grad()
+def evaluated(task: Task, model: nn.Module) -> tuple[dict[str, float], int]:
+    """What :func:`evaluate` gives, and the examples that went through the model for it."""
     with isolated_rng(seed=0), mode_of(model, training=False):
-        means = weighted_means(task, lambda fn, batch: torch.as_tensor(fn(model, batch)))
-    return {name: float(value) for name, value in means.items()}
+        means, examples = weighted_means(task, lambda fn, batch: torch.as_tensor(fn(model, batch)))
+    return {name: float(value) for name, value in means.items()}, examples
 
 
-def weighted_means(task: Task, measure: Callable[[Measure, Batch], Tensor]) -> dict[str, Tensor]:
+def weighted_means(task: Task, measure: Callable[[Measure, Batch], Tensor]) -> tuple[dict[str, Tensor], int]:
     """Means over the evaluation set of whatever ``measure`` makes of a loss or metric and a batch.
 
-    ``measure`` decides for how many models at once: its results have shape ``()`` or ``(N,)``.
+    ``measure`` decides for how many models at once: its results have shape ``()`` or ``(N,)``. Also returns the
+    examples that passed through each model, once for the loss and once for each metric.
     """
     functions: dict[str, Measure] = {"eval_loss": task.loss_fn, **task.metrics}
     sums: dict[str, Any] = {}
@@ -40,7 +46,7 @@ def weighted_means(task: Task, measure: Callable[[Measure, Batch], Tensor]) -> d
         total += n
         for name, fn in functions.items():
             sums[name] = sums.get(name, 0.0) + n * measure(fn, batch).double()
-    return {name: value / total for name, value in sums.items()} if total else {}
+    return ({name: value / total for name, value in sums.items()} if total else {}), total * len(functions)
 
 
 def _batches(task: Task) -> Iterator[Batch]:

@@ -70,6 +70,7 @@ def finish(
     record_every: int,
     status: Status,
     final: Mapping[str, float],
+    forwards: float,
     seconds: float,
     environment: Mapping[str, Any],
 ) -> Run:
@@ -82,6 +83,7 @@ def finish(
         record_every: Rows kept: every so many steps, and always the last loss.
         status: As far as the training losses tell; a finished run whose evaluation diverged is diverged too.
         final: ``eval_loss`` and metrics after the last update; empty if not evaluated.
+        forwards: What the evaluation cost, in forward passes over a training batch.
         seconds: The run's share of the wall time.
         environment: Versions and machine class.
     """
@@ -115,7 +117,7 @@ def finish(
         status=status,
         events=events,
         environment=environment,
-        cost=Cost(gradients=seen, updates=updates, seconds=seconds),
+        cost=Cost(forwards=forwards, gradients=seen, updates=updates, seconds=seconds),
     )
 
 

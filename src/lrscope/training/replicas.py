@@ -70,7 +70,8 @@ def replicas(
     spec = OptimizerSpec.parse(optimizer)
     recording.check(task, cells, steps, record_every=record_every, chunk=chunk)
     first = cells[0].seed
-    traits = examine(task, first, task.to_device(next(BatchStream(task.train, first))))
+    batch = task.to_device(next(BatchStream(task.train, first)))
+    traits = examine(task, first, batch)
     size = chunk or default_chunk(traits.grad)
     environment = versions()
     runs: dict[int, Run] = {}
@@ -97,6 +98,7 @@ def replicas(
                 record_every=record_every,
                 status=job.status[row],
                 final=final.get(row, {}),
+                forwards=job.evaluated / task.count(batch) if row in final else 0.0,
                 seconds=seconds,
                 environment=environment,
             )
@@ -111,6 +113,7 @@ class _Chunk:
 
     def __init__(self, task: Task, spec: OptimizerSpec, cells: Sequence[Cell], steps: int, traits: Traits) -> None:
         self.task, self.cells, self.steps, self.traits = task, cells, steps, traits
+        self.evaluated = 0  # examples that went through each replica for its evaluation
         self.program = Program(task, [c.seed for c in cells], traits)
         self.rule = FunctionalOptimizer(spec)
         self.state = self.rule.init(self.program.theta)
@@ -194,7 +197,7 @@ class _Chunk:
         if not rows:
             return {}
         with isolated_rng(seed=0), mode_of(self.program.model, training=False):
-            means = weighted_means(self.task, self.program.measure)
+            means, self.evaluated = weighted_means(self.task, self.program.measure)
         columns = {name: values.cpu().tolist() for name, values in means.items()}
         return {row: {name: column[i] for name, column in columns.items()} for i, row in enumerate(rows)}
 

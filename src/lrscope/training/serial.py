@@ -15,7 +15,7 @@ from lrscope.tasks import BatchStream, Task
 from lrscope.training import recording
 from lrscope.training.cell import Cell
 from lrscope.training.divergence import has_diverged
-from lrscope.training.evaluate import evaluate as evaluate_model
+from lrscope.training.evaluate import evaluated
 from lrscope.training.recording import OnProgress, ShouldStop
 
 
@@ -40,6 +40,7 @@ def train_one(
     losses: list[float] = []
     status: Status = "finished"
     final: dict[str, float] = {}
+    forwards = 0.0
 
     started = time.perf_counter()
     with isolated_rng(cell.seed), mode_of(model, training=True):
@@ -50,7 +51,8 @@ def train_one(
             for group in opt.param_groups:
                 group["lr"] = float(rates[step])
             opt.zero_grad()
-            loss = task.loss_fn(model, task.to_device(next(stream)))
+            batch = task.to_device(next(stream))
+            loss = task.loss_fn(model, batch)
             loss.backward()
             losses.append(float(loss.detach()))
             if has_diverged(losses[-1], losses[0]):
@@ -60,7 +62,8 @@ def train_one(
             if on_progress is not None:
                 on_progress(step + 1, steps)
         if evaluate and status == "finished":
-            final = evaluate_model(task, model)
+            final, examples = evaluated(task, model)
+            forwards = examples / task.count(batch)
     return recording.finish(
         task,
         spec,
@@ -71,6 +74,7 @@ def train_one(
         record_every=record_every,
         status=status,
         final=final,
+        forwards=forwards,
         seconds=time.perf_counter() - started,
         environment=versions(),
     )

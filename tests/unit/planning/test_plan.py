@@ -1,5 +1,6 @@
 """The planner: on problems whose answer is known, on its log, on refusals, and on what it must not touch."""
 
+import dataclasses
 import json
 import math
 
@@ -19,7 +20,6 @@ from lrscope.planning.trials import Trial, Trials
 from lrscope.planning.verdict import CellScore, choose, expected_loss, final_cells, peak_interval
 from lrscope.records import Plan
 from lrscope.schedules import from_spec, parse
-
 
 KEYS = ("horizon", "lr", "warmup_frac", "seed")
 
@@ -160,8 +160,6 @@ def test_an_interrupted_plan_goes_on_from_its_log(tmp_path):
     known = log.read_text().splitlines()
     assert len(known) == len(seen) == 12
     log.write_text("\n".join(known) + '\n{"rung": 1, "hor')  # as a killed process leaves it
-    with log.open("a") as file:
-        file.write("\n")
     more = []
     rest = lrs.plan(task, "sgd", 80, budget=10, engine="serial", log=log, on_trial=more.append)
     assert rest.schedule == whole.schedule
@@ -182,6 +180,10 @@ def test_another_question_does_not_reuse_the_log(tmp_path):
     Trials(task, spec.parse("adam"), "linear", log=log, on_trial=fresh.append).run(run, 1)
     Trials(task, spec.parse("sgd"), "cosine", log=log, on_trial=fresh.append).run(run, 1)
     assert len(fresh) == 2
+    Trials(cases.TASKS["relu"](), spec.parse("sgd"), "linear", log=log, on_trial=fresh.append).run(run, 1)
+    renamed = dataclasses.replace(cases.TASKS["relu"](), name="tuple")  # another model under the same name
+    Trials(renamed, spec.parse("sgd"), "linear", log=log, on_trial=fresh.append).run(run, 1)
+    assert len(fresh) == 4
 
 
 def test_a_task_on_which_everything_diverges_says_so():
@@ -309,6 +311,16 @@ def test_no_expectation_is_offered_too_far_from_the_evidence():
     best = CellScore(0.1, 0.0, (1.0, 1.02))
     assert expected_loss(rows, best, 401) == (None, None, None)
     expected, low, high = expected_loss(rows, best, 200)
-    assert low < expected < high
-    assert expected == pytest.approx(1.01 - (1.2 - 1.01) / math.log(2) * math.log(2))
-    assert expected_loss(rows, best, 100)[0] == pytest.approx(1.01)
+    assert 0 < low < expected < high
+    here = math.sqrt(1.0 * 1.02)
+    assert expected == pytest.approx(here * here / 1.2)  # as much again, in logs, for the next doubling
+    assert expected_loss(rows, best, 100)[0] == pytest.approx(here)
+
+
+def test_scores_below_zero_are_compared_by_size():
+    rows = [row(0.1, 0, 0, -1.0, rung=2, horizon=50), row(0.1, 0, 0, -2.0), row(0.2, 0, 0, -2.01)]
+    cells = final_cells(rows)
+    assert [c.lr for c in cells] == [0.2, 0.1]
+    assert choose(cells).lr == 0.1  # within one percent
+    expected, low, high = expected_loss(rows, choose(cells), 200)
+    assert low < expected < high < 0

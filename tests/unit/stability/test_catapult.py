@@ -55,6 +55,16 @@ def test_short_and_empty_runs_hold_none():
     assert find_catapults(Run("x", {})) == []
 
 
+def test_losses_below_zero_are_searched_too():
+    falling = decaying(noise=0.02) - 0.5  # a log likelihood, say
+    assert find_catapults(run_of(falling)) == []
+    t = np.arange(600)
+    (found,) = find_catapults(run_of(falling + 1.5 * np.exp(-0.5 * ((t - 300) / 8) ** 2)))
+    assert abs(found.peak - 300) <= 12
+    assert 1 < found.ratio < 100
+    assert find_catapults(run_of(np.zeros(50))) == []
+
+
 def test_a_real_catapult_of_full_batch_training_is_found():
     """Lewkowycz et al.: between 2 and 4 times the inverse sharpness the loss first rises, then falls flatter."""
     task = cases.TASKS["relu"](dtype=torch.float64)
