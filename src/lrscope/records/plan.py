@@ -64,6 +64,18 @@ class Plan:
     def warmup_frac(self) -> float:
         return self.warmup_steps / self.steps
 
+    def __str__(self) -> str:
+        warmup = (
+            f"warmup {self.warmup_steps} steps ({self.warmup_frac:.1%})" if self.warmup_steps > 1 else "no warmup"
+        )
+        cost = f"{self.cost.in_gradients():.0f} gradient evaluations ({self.share:.3g} x the full run)"
+        return (
+            f"plan for {self.task}, {self.optimizer.get('name', 'optimizer')}, {self.steps} steps; it cost {cost}\n"
+            f"peak {self.peak_lr:.3g} (nothing better known between {self.peak_low:.3g} and {self.peak_high:.3g}), "
+            f"{warmup}, {self.decay} decay to zero\n"
+            f"{self.schedule_text}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
             "critical": [c.to_dict() for c in self.critical],
