@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lrscope.reports.numbers import count, listing, plural
-from lrscope.reports.outcome import LONG, in_words, quantity, stopped_at
+from lrscope.reports.outcome import LONG, in_words, quantity, stopped_at, watched
 from lrscope.reports.story import Story
 
 
@@ -39,8 +39,10 @@ def missing(story: Story) -> list[str]:
             f"Planning did not finish: there is no plan yet, only the {plural(len(story.trials), 'trial')} done so "
             "far. Running the same command again continues where it stopped."
         )
+    elif any(watched(run) for run in story.runs.values()):
+        found.append("There is no plan here: a training loop was watched.")
     elif story.plan is None and not any(text.startswith("plan.json") for text in story.unreadable):
-        found.append("There is no plan in this directory: only training was asked for, or planning never started.")
+        found.append("There is no plan in this directory: only training was asked for.")
     elif story.plan is not None and not len(story.trials):
         found.append("The plan holds no trials, so there is no evidence for the peak and the warmup.")
     found += _missing_runs(story)
@@ -62,9 +64,8 @@ def _missing_runs(story: Story) -> list[str]:
             whole = f" of {count(total)}" if total else ""
             label = LONG.get(name, name)
             what = f"The run of {label}" if name in LONG and name != "run" else label.capitalize()
-            found.append(
-                f"{what} has no end: it was interrupted, or is still going, at step {count(stopped_at(run))}{whole}."
-            )
+            at = f"after {plural(stopped_at(run), 'update')}" if watched(run) else f"at step {count(stopped_at(run))}"
+            found.append(f"{what} has no end: it was interrupted, or is still going, {at}{whole}.")
     if quantity(story.runs) == "loss":
         found.append(
             f"There is no evaluation set: the {in_words('loss')} judges, and says nothing of generalisation."

@@ -21,13 +21,15 @@ def lr(value: float | None) -> str:
 
 
 def loss(value: float | None, missing: str = DIVERGED) -> str:
-    """Four digits, at most four decimals; ``missing`` where there is no finite number."""
+    """Four decimals; three or four digits where these say too little or too much. ``missing`` if not finite."""
     if value is None or not math.isfinite(value):
         return missing
     size = abs(value)
-    if size >= 1e4 or 0 < size < 1e-3:
+    if size >= 1e4 or size < 1e-3:
         return lr(value)
-    return f"{value:.4f}"[: max(6, len(f"{value:.0f}"))] if size < 10 else f"{value:.4g}"
+    if size < 0.1:
+        return f"{value:#.3g}"
+    return f"{value:.4f}" if size < 9.99995 else f"{value:.4g}"
 
 
 def count(value: float) -> str:
@@ -36,15 +38,26 @@ def count(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """0.183 as "18 %"; one decimal below ten per cent."""
-    value = 100 * share
-    text = f"{value:.0f}" if abs(value) >= 9.95 or value == round(value) else f"{value:.1f}"
+    """0.183 as "18 %"; one decimal below ten per cent, and what is not quite all or nothing is not called so."""
+    value = round(100 * share, 9)
+    size = abs(value)
+    if value == round(value):
+        text = f"{value:.0f}"
+    elif size < 0.05:
+        text = f"{value:.1g}" if size >= 1e-3 else "under 0.001"
+    elif 99 < size < 100:
+        text = f"{value:.1f}" if size < 99.95 else "over 99.9"
+    else:
+        text = f"{value:.0f}" if size >= 9.95 else f"{value:.1f}"
     return f"{text}{NARROW}%"
 
 
 def times(ratio: float) -> str:
-    """A factor: "1.8 times", "12 times"."""
-    return f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.2g} times"
+    """A factor: "1.04 times", "1.8 times", "12 times"."""
+    if ratio >= 9.95:
+        return f"{count(ratio)} times"
+    text = f"{ratio:.3g}" if 0.95 < ratio < 1.95 else f"{ratio:.2g}"
+    return f"{'1.00' if text == '1' and ratio != 1 else text} times"
 
 
 def capital(text: str) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from lrscope.records import Plan, Run, Table
 from lrscope.reports import figures, sentences, verdicts
-from lrscope.reports.numbers import capital, count, listing, loss, lr, percent
-from lrscope.reports.outcome import in_words, metrics, short, stopped_at
+from lrscope.reports.numbers import capital, count, listing, loss, lr, percent, plural
+from lrscope.reports.outcome import Outcome, adaptive, in_words, metrics, readings, short, stopped_at
 from lrscope.reports.story import Story
 from lrscope.reports.svg import render
 from lrscope.reports.trials import best, cells, horizons, warmup_name
@@ -75,7 +75,9 @@ def _how_loss(runs: Mapping[str, Run]) -> str:
     if verdicts.quantity(runs) == "eval_loss":
         text += " Hollow points: evaluation loss; the number beside each name is the last one."
     if any(event.kind == "catapult" for run in runs.values() for event in run.events):
-        text += " Triangles and grey bands: catapults."
+        text += " Triangles and grey bands: catapults, where the loss jumped and came back."
+    if (others := [name for name in ("default", "cosine") if name in runs]) and len(runs) > 1:
+        text += f" {capital(listing(others))}: untuned, at the optimizer's default learning rate."
     return text
 
 
@@ -84,17 +86,31 @@ def _stability(story: Story) -> Iterator[Picture]:
     if run is None or "lr" not in run.columns or not (run["lr"].value > 0).any():
         return
     warmup = story.plan.warmup_steps if story.plan else None
-    both = "headroom" in run.columns
+    both = len(readings(run, "headroom")[0]) > 0
     yield _picture(
         "stability",
         "stability",
         _stability_takeaway(run),
-        "Blue: the learning rate of the run. Line with points: the largest learning rate that the curvature measured "
-        "at that step allows; its band is the error of the measurement. In the tinted region steps overshoot the "
-        "sharpest direction." + (" Below: the first divided by the second." if both else ""),
+        _how_stability(run, both),
         partial(_stacked, run=run, warmup=warmup, both=both),
         (450, 380) if both else (320, 260),
     )
+
+
+def _how_stability(run: Run, both: bool) -> str:
+    text = "Blue: the learning rate of the run."
+    if "stable_lr" in run.columns:
+        text += (
+            " Line with points: the curvature limit, the largest learning rate that the curvature measured at that "
+            "step allows; its band is the error of the measurement. In the tinted region steps overshoot the "
+            "sharpest direction."
+        )
+    if adaptive(run) and "stable_lr" in run.columns and 0 in run["stable_lr"].step:
+        text += (
+            " Hollow: the reading at step 0, which is not counted; before Adam's first update the few coordinates "
+            "with the smallest gradients decide it."
+        )
+    return text + (" Below: headroom, the learning rate divided by the limit." if both else "")
 
 
 def _trials(story: Story) -> Iterator[Picture]:
@@ -126,7 +142,11 @@ def _trials(story: Story) -> Iterator[Picture]:
         _peak_takeaway(story.trials, lengths),
         f"Final {words} of the short runs against their peak learning rate, one line per warmup; vertical bars span "
         "the seeds, crosses on the upper edge diverged, the ring is the best of its panel."
-        + (" Shaded: peaks that the trials could not tell apart; blue line: the plan's peak." if story.plan else ""),
+        + (
+            " Blue line: the plan's peak; shaded: out to half way to the nearest peak that was clearly worse."
+            if story.plan
+            else ""
+        ),
         partial(_peaks, trials=story.trials, plan=story.plan),
         (320, 40 + 215 * min(len(lengths), 3)),
     )
@@ -164,7 +184,7 @@ def _maps(figure: Figure, *, trials: Table, plan: Plan | None, compact: bool) ->
     every = figure.subplots(len(lengths), 1, squeeze=False, sharex=True, height_ratios=heights).ravel()
     for ax, horizon in zip(every, lengths, strict=True):
         figures.lr_warmup_map(trials, ax, horizon=horizon, plan=plan, transpose=compact)
-        ax.set_title(f"{count(horizon)} steps")
+        ax.set_title(plural(horizon, "step"))
         if compact:
             ax.set_ylabel("peak LR")
     every[-1].set_xlabel("warmup, share of the steps" if compact else "peak learning rate")
@@ -203,23 +223,32 @@ def _loss_takeaway(story: Story) -> str:
     done = sorted((row for row in rows if row.comparable), key=lambda row: row.final)
     failed = [row for row in rows if row.status == "diverged"]
     if failed:
-        return capital(listing([f"{short(row.name)} diverged at step {count(row.stopped or 0)}" for row in failed]))
+        return capital(listing([_failure(row) for row in failed]))
     if len(done) < 2:
         column = in_words(verdicts.quantity(story.shown))
         return f"{capital(column)}: {listing([f'{loss(row.final)} ({short(row.name)})' for row in rows])}"
     rest = listing([f"{loss(row.final)} ({short(row.name)})" for row in done[1:]])
+    if loss(done[0].final) == loss(done[-1].final):
+        return f"All runs ended at {loss(done[0].final)}"
     words = {"planned": "The plan"}.get(done[0].name, short(done[0].name).capitalize())
     return f"{words} ended lowest: {loss(done[0].final)}, against {rest}"
 
 
+def _failure(row: Outcome) -> str:
+    at = f"step {count(row.stopped or 0)}"
+    if row.unjudged:
+        return f"the evaluation loss of {short(row.name)} was {row.unjudged} after {at}"
+    return f"{short(row.name)} diverged at {at}"
+
+
 def _stability_takeaway(run: Run) -> str:
-    if "headroom" not in run.columns:
-        return "The learning rate of the planned run; its stability limit was not measured"
-    value = run["headroom"].value
-    within = float((value[value == value] <= 1).mean()) if len(value) else 1.0
+    value = readings(run, "headroom")[1]
+    if not len(value):
+        return "The learning rate of the run; its curvature limit was not measured"
+    within = float((value <= 1).mean())
     if within == 1:
-        return "The learning rate stayed within what curvature allows throughout"
-    return f"The learning rate was within what curvature allows in {percent(within)} of the measurements"
+        return "The learning rate stayed within the curvature limit throughout"
+    return f"The learning rate was within the curvature limit in {percent(within)} of the measurements"
 
 
 def _stopped(run: Run) -> str:
@@ -232,7 +261,7 @@ def _peak_takeaway(trials: Table, lengths: list[int]) -> str:
     if first is None or last is None:
         return "Score against peak learning rate"
     if short_h == long_h:
-        return f"The best peak at {count(long_h)} steps was {lr(last.lr)}"
+        return f"The best peak at {plural(long_h, 'step')} was {lr(last.lr)}"
     if abs(first.lr / last.lr - 1) < 0.05:
-        return f"The best peak stayed at {lr(last.lr)} from {count(short_h)} to {count(long_h)} steps"
-    return f"The best peak moved from {lr(first.lr)} at {count(short_h)} steps to {lr(last.lr)} at {count(long_h)}"
+        return f"The best peak stayed at {lr(last.lr)} from {count(short_h)} to {plural(long_h, 'step')}"
+    return f"The best peak moved from {lr(first.lr)} at {plural(short_h, 'step')} to {lr(last.lr)} at {count(long_h)}"

@@ -1,13 +1,14 @@
-"""The plan in three sentences: where to start, how high, how long a warmup and why."""
+"""The plan in sentences: where to start, how high, how long a warmup and why."""
 
 from __future__ import annotations
 
 import math
 
 from lrscope.records import CriticalLR, Plan
-from lrscope.reports.numbers import count, lr, percent
-from lrscope.reports.trials import best_per_warmup, cells, horizons, largest_trained, warmup_name
+from lrscope.reports.numbers import count, lr, percent, plural
+from lrscope.reports.reasons import peak_evidence, peak_reason, warmup_reason
 
+_ONE_STEP = "the largest stable learning rate of the untrained model by the one-step test"
 _DECAY = {"linear": "fall linearly to zero", "cosine": "follow a cosine to zero"}
 
 
@@ -24,9 +25,9 @@ def answer(plan: Plan) -> str:
     """The whole schedule in one sentence."""
     return (
         f"Start at {lr(plan.start_lr)}, climb linearly to {lr(plan.peak_lr)} over the first "
-        f"{count(plan.warmup_steps)} of {count(plan.steps)} steps, then {decay(plan)}."
+        f"{count(plan.warmup_steps)} of {plural(plan.steps, 'step')}, then {decay(plan)}."
         if has_warmup(plan)
-        else f"Start directly at {lr(plan.peak_lr)}, no warmup, then {decay(plan)} over {count(plan.steps)} steps."
+        else f"Start directly at {lr(plan.peak_lr)}, no warmup, then {decay(plan)} over {plural(plan.steps, 'step')}."
     )
 
 
@@ -50,32 +51,27 @@ def _start(plan: Plan) -> str:
         return f"{text}; {_no_critical(plan.critical)}."
     middle, low, high = critical
     seeds = sum(c.status == "found" for c in plan.critical)
-    spread = f" (between {lr(low)} and {lr(high)} over {seeds} seeds)" if seeds > 1 and low < high else ""
+    spread = f" ({lr(low)} to {lr(high)} over {seeds} seeds)" if seeds > 1 and low < high else ""
     if plan.start_lr <= low:
         where = "below"
     elif plan.start_lr <= high:
         where = "about at"
     else:
         where = "above"
-    rest = "" if where != "above" else ", so the first updates may raise the loss"
-    return f"{text}, {where} the largest stable learning rate of the untrained model, {lr(middle)}{spread}{rest}."
+    rest = "" if where != "above" else "; the first updates may raise the loss"
+    return f"{text}, {where} {lr(middle)}{spread}, {_ONE_STEP}{rest}."
 
 
 def _no_critical(critical: tuple[CriticalLR, ...]) -> str:
     if not critical:
-        return "the largest stable learning rate of the untrained model was not measured"
+        return f"{_ONE_STEP} was not measured"
     reading = critical[0]
     return f"on the untrained model, {reading}" if reading.status != "found" else "no finite reading was found"
 
 
 def _peak(plan: Plan) -> str:
     text = f"Climb to {lr(plan.peak_lr)}" if has_warmup(plan) else f"The peak is {lr(plan.peak_lr)}"
-    if plan.peak_low < plan.peak_high:
-        return (
-            f"{text}; peaks from {lr(plan.peak_low)} to {lr(plan.peak_high)} were not told apart by the trials, "
-            "so anything in this range is a fair choice."
-        )
-    return f"{text}; the trials told it apart from every other peak tried."
+    return f"{text}{peak_reason(peak_evidence(plan), plan)}."
 
 
 def _warmup(plan: Plan) -> str:
@@ -84,25 +80,3 @@ def _warmup(plan: Plan) -> str:
     else:
         text = "Use no warmup"
     return f"{text}, {warmup_reason(plan)}."
-
-
-def warmup_reason(plan: Plan) -> str:
-    """Why this warmup: what the same trials gave without it."""
-    reached = largest_trained(cells(plan.trials, horizons(plan.trials)[0])) if len(plan.trials) else {}
-    ours = min(reached, key=lambda w: abs(w - plan.warmup_frac)) if reached else None
-    for horizon in reversed(horizons(plan.trials)):
-        winners = best_per_warmup(cells(plan.trials, horizon))
-        if len(winners) > 1:
-            order = sorted(winners.values(), key=lambda cell: cell.score or 0.0)
-            first = order[0]
-            text = f"because in trials of {count(horizon)} steps the best score came with {warmup_name(first.warmup)}"
-            if has_warmup(plan) != (first.warmup > 0):
-                text = (
-                    f"although in trials of {count(horizon)} steps the best score came with "
-                    f"{warmup_name(first.warmup)}"
-                )
-            if ours and 0.0 in reached and reached[ours] > 1.2 * reached[0.0]:
-                gain = f"from {lr(reached[0.0])} to {lr(reached[ours])}"
-                text += f", and warmup raised the largest peak that trained {gain}"
-            return text
-    return "the only length tried, so the trials do not say whether another is better"

@@ -8,10 +8,11 @@ from lrscope.records import Plan
 from lrscope.reports import sentences, verdicts
 from lrscope.reports.glossary import GLOSSARY
 from lrscope.reports.markup import Markup, join, table, tag
-from lrscope.reports.numbers import count, loss, lr, percent, sentence
-from lrscope.reports.outcome import SHORT, in_words, quantity, short
+from lrscope.reports.numbers import count, loss, lr, percent, plural, sentence
+from lrscope.reports.outcome import SHORT, Outcome, in_words, quantity, short
 from lrscope.reports.pictures import Picture
 from lrscope.reports.plan_words import has_warmup
+from lrscope.reports.reasons import peak_note
 from lrscope.reports.snippets import cli_line, optimizer_text, python_snippet
 from lrscope.reports.story import Story
 
@@ -20,7 +21,7 @@ _STATUS = {"finished": "finished", "diverged": "diverged", "interrupted": "stopp
 
 def head(story: Story) -> Markup:
     plan = story.plan
-    facts = [optimizer_text(story), f"{count(story.steps)} steps" if story.steps else None]
+    facts = [optimizer_text(story), plural(story.steps, "step") if story.steps else None]
     eyebrow = " · ".join(["Learning-rate report", *[fact for fact in facts if fact]])
     ended = sentences.outcome_sentence(story.shown, story.trials)
     lead = [text for text in [sentences.answer(plan) if plan else None, ended] if text]
@@ -45,11 +46,6 @@ def run_this(story: Story) -> Markup | None:
     plan = story.plan
     if plan is None:
         return None
-    interval = (
-        f"{lr(plan.peak_low)} – {lr(plan.peak_high)}"
-        if plan.peak_low < plan.peak_high
-        else "told apart from all others"
-    )
     warmup = f"{count(plan.warmup_steps)} steps" if has_warmup(plan) else "none"
     share = f"{percent(plan.warmup_frac)} of the run" if has_warmup(plan) else "starts at the peak"
     expected = None
@@ -60,7 +56,7 @@ def run_this(story: Story) -> Markup | None:
     facts = tag(
         "dl",
         _fact("Start", lr(plan.start_lr), "first update"),
-        _fact("Peak", lr(plan.peak_lr), interval),
+        _fact("Peak", lr(plan.peak_lr), peak_note(plan)),
         _fact("Warmup", warmup, share),
         _fact("Decay", plan.decay, "to zero"),
         expected,
@@ -104,7 +100,7 @@ def outcome(story: Story, pictures: list[Picture]) -> Markup | None:
             f"{loss(row.best, '–')} (step {count(row.best_step)})" if row.best_step is not None else "–",
             *[loss(row.metrics.get(m), "–") for m in names],
             "–" if row.catapults is None else count(row.catapults),
-            _STATUS.get(row.status, row.status) + (f" at {count(row.stopped)}" if row.stopped is not None else ""),
+            _status(row),
             count(row.gradients) if row.gradients else "–",
         ]
         for row in rows
@@ -115,10 +111,22 @@ def outcome(story: Story, pictures: list[Picture]) -> Markup | None:
         "section",
         tag("h2", "What happened"),
         table(header, body),
-        tag("p", "Cost in gradient evaluations of one training batch. One seed per run.", class_="note"),
+        tag("p", _outcome_note(story), class_="note"),
         tag("p", expected) if expected else None,
         [figure(p) for p in pictures if p.section == "outcome"],
     )
+
+
+def _outcome_note(story: Story) -> str:
+    said = ["Cost in gradient evaluations of one training batch. One seed per run."]
+    if {"default", "cosine"} & story.runs.keys():
+        said.append("The runs beside the plan are untuned: both use the optimizer's default learning rate.")
+    if story.plan is not None and "planned" in story.runs and quantity(story.runs) == "eval_loss":
+        said.append(
+            "The peak was chosen by this same evaluation set, and the run starts from the first seed of the short "
+            "runs, so the number of the plan is a little optimistic against a fresh evaluation set."
+        )
+    return " ".join(said)
 
 
 def stability(story: Story, pictures: list[Picture]) -> Markup | None:
@@ -161,12 +169,13 @@ def reproduce(story: Story) -> Markup:
     if seeds:
         rows.append(["seed of the full runs", ", ".join(sorted(seeds))])
     command = environment.get("command")
+    command = None if command == "python" else command  # a script of the user's own, which the record does not name
     return tag(
         "section",
         tag("h2", "Cost, and how to reproduce"),
         tag("p", cost) if cost else None,
         tag("p", "The same command again continues or repeats this:") if command else None,
-        tag("pre", tag("code", command), class_="copy") if command and command != "python" else None,
+        tag("pre", tag("code", command), class_="copy") if command else None,
         table(["", "Environment"], rows, numeric=2) if rows else None,
         tag(
             "p",
@@ -204,6 +213,12 @@ def _not_tried(plan: Plan | None) -> Markup | None:
     return join(tag("h3", "What was not tried"), tag("ul", [tag("li", sentence(text)) for text in plan.not_tried]))
 
 
+def _status(row: Outcome) -> str:
+    if row.unjudged:
+        return f"evaluation {row.unjudged}"
+    return _STATUS.get(row.status, row.status) + (f" at {count(row.stopped)}" if row.stopped is not None else "")
+
+
 def _long_enough(story: Story) -> Markup:
     plan = story.plan
     share = plan.warmup_frac if plan is not None and has_warmup(plan) else 0.0
@@ -222,7 +237,7 @@ def _all_trials(story: Story) -> Markup:
     names = [n for n in story.trials.columns if n not in ("question", "status", "diverged_at")]
     rows = [[*[_cell(name, row.get(name)) for name in names], _ending(row)] for row in story.trials.rows()]
     header = [*[name.replace("_", " ") for name in names], "ended"]
-    summary = tag("summary", f"All {count(len(rows))} trials")
+    summary = tag("summary", f"All {plural(len(rows), 'trial')}" if len(rows) != 1 else "The one trial")
     return tag("details", summary, table(header, rows, numeric=0, class_="small"))
 
 

@@ -37,8 +37,9 @@ def python_snippet(plan: Plan) -> str:
     kind = str(plan.optimizer.get("name", ""))
     options = "".join(f", {option}" for option in _options(plan.optimizer))
     build = f"torch.optim.{_CLASS[kind]}" if kind in _CLASS else kind or "YourOptimizer"
+    imports = "import torch\n\nimport lrscope as lrs\n\n" if kind in _CLASS else "import lrscope as lrs\n\n"
     return (
-        "import lrscope as lrs\n\n"
+        f"{imports}"
         f"schedule = lrs.schedules.parse(\n    {_quoted(plan.schedule_text)},\n    horizon={plan.steps},\n)\n"
         "# lr=1.0: the schedule holds absolute learning rates\n"
         f"optimizer = {build}(model.parameters(), lr=1.0{options})\n"
@@ -47,12 +48,16 @@ def python_snippet(plan: Plan) -> str:
 
 
 def cli_line(story: Story) -> str:
-    """``lrscope train`` with the plan's schedule, on the task as it was named on the command line."""
+    """``lrscope train`` that repeats the planned run: same task and settings as on the command line, same seed."""
     plan, config = story.plan, story.config
     if plan is None:
         return ""
     settings = [part for pair in config.get("set") or [] for part in ("--set", str(pair))]
     settings += ["--data", str(config["data"])] if config.get("data") else []
+    settings += ["--device", str(config["device"])] if config.get("device") not in (None, "", "cpu") else []
+    run = story.runs.get("planned")
+    seed = config.get("seed", run.config.get("seed") if run else None)
+    settings += ["--seed", str(seed)] if seed is not None else []
     lines = [
         ["lrscope", "train", str(config.get("task", plan.task))],
         [plan.schedule_text],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrscope.records import Plan, Run, Table
+from lrscope.reports.outcome import watched
 
 KNOWN_RUNS = ("planned", "default", "cosine")
 
@@ -36,7 +37,8 @@ class Story:
         names = [self.plan.task] if self.plan else []
         names += [str(run.config["task"]) for run in self.runs.values() if run.config.get("task")]
         names += [str(self.config["task"])] if self.config.get("task") else []
-        return names[0] if names else "unnamed task"
+        other = "watched training" if any(watched(run) for run in self.runs.values()) else "unnamed task"
+        return names[0] if names else other
 
     @property
     def shown(self) -> Mapping[str, Run]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lrscope.records import Table
-from lrscope.reports.numbers import capital, count, loss, lr, percent
-from lrscope.reports.outcome import relative
+from lrscope.reports.numbers import capital, count, loss, lr, plural
+from lrscope.reports.outcome import apart, gap
 from lrscope.reports.trials import (
     Cell,
     best,
@@ -45,7 +45,10 @@ def warmup_verdict(trials: Table, chosen: float) -> tuple[str, str]:
         if pairs:
             return _judge(horizon, *min(pairs, key=lambda pair: pair[1].score or 0.0), noise)
     if shorter is not None:
-        return "unclear", f"In trials of {count(shorter)} steps nothing longer than {warmup_name(chosen)} was tried."
+        return (
+            "unclear",
+            f"In trials of {plural(shorter, 'step')} nothing longer than {warmup_name(chosen)} was tried.",
+        )
     return "unclear", "No two warmup lengths were tried with the same peaks, so the trials do not say."
 
 
@@ -57,15 +60,13 @@ def _fair(some: list[Cell], ours: float, other: float) -> tuple[Cell, Cell] | No
 
 
 def _judge(horizon: int, ours: Cell, other: Cell, noise: float) -> tuple[str, str]:
-    change = relative(other.score or 0.0, ours.score or 0.0)
-    mine = (
-        f"in trials of {count(horizon)} steps, {warmup_name(ours.warmup)} scored {loss(ours.score)} at its best peak"
-    )
-    theirs = f"{warmup_name(other.warmup)} {loss(other.score)}"
-    if change is None:
-        return "unclear", f"{capital(mine)} and {theirs}."
-    if change < -noise:
-        return "no", f"{capital(mine)} but {theirs}: a longer warmup ended {percent(-change)} lower."
+    theirs_score, our_score = other.score or 0.0, ours.score or 0.0
+    where = f"in trials of {plural(horizon, 'step')}"
+    mine = f"{where}, {warmup_name(ours.warmup)} scored {loss(our_score)} at its best peak"
+    theirs = f"{warmup_name(other.warmup)} {loss(theirs_score)}"
+    if apart(theirs_score, our_score) < -noise:
+        by = gap(theirs_score, our_score)
+        return "no", f"{capital(mine)} but {theirs}: a longer warmup ended {by} lower."
     return "yes", f"{capital(mine)} and {theirs}: a longer warmup brought nothing beyond the noise."
 
 
@@ -75,7 +76,7 @@ def so_far(trials: Table) -> str:
         top = best(cells(trials, horizon))
         if top is not None:
             return (
-                f"So far the best of the trials of {count(horizon)} steps is {loss(top.score)}, with a peak of "
+                f"So far the best of the trials of {plural(horizon, 'step')} is {loss(top.score)}, with a peak of "
                 f"{lr(top.lr)} and {warmup_name(top.warmup)}. Planning would have gone on from there."
             )
     return "So far every trial diverged."
@@ -90,7 +91,7 @@ def reach_sentence(trials: Table) -> str | None:
         return "No trial diverged, so the trials do not show an upper limit of the learning rate."
     reach = largest_trained(first)
     if 0.0 not in reach or len(reach) < 2:
-        return f"{count(sum(cell.diverged for cell in first))} of the short runs diverged."
+        return f"{count(sum(cell.diverged for cell in first))} of the {plural(len(first), 'short run')} diverged."
     longest = max((w for w in reach if w > 0), key=lambda w: (reach[w], -w))
     if reach[longest] > reach[0.0]:
         return (

@@ -9,7 +9,20 @@ import numpy as np
 
 from lrscope.records import Plan, Run, Table
 from lrscope.reports.numbers import capital, count, listing, loss, percent, plural, times
-from lrscope.reports.outcome import LONG, Outcome, in_words, outcome, quantity, relative, stopped_at
+from lrscope.reports.outcome import (
+    LONG,
+    Outcome,
+    apart,
+    gap,
+    in_words,
+    outcome,
+    quantity,
+    readings,
+    relative,
+    stopped_at,
+    unjudged,
+    watched,
+)
 from lrscope.reports.trials import seed_spread
 
 CLOSE = 0.02  # one seed per run: below this share a difference is not called one, unless the trials say better
@@ -31,12 +44,15 @@ def outcome_sentence(runs: Mapping[str, Run], trials: Table | None = None) -> st
     if ours.status == "diverged":
         trained = [row for row in rows.values() if row.comparable]
         rest = f" {capital(listing([_reached(row) for row in trained]))}." if trained else ""
+        if ours.unjudged:
+            lead = "The plan failed: the" if plan else "The"
+            return f"{lead} evaluation loss was {ours.unjudged} after step {count(ours.stopped or 0)}.{rest}"
         lead = "The plan failed: its run" if plan else who
         return f"{lead} diverged at step {count(ours.stopped or 0)}.{rest}"
     if not ours.comparable:
         had = f", its {words} then at {loss(ours.final)}" if ours.final == ours.final else ""
         so = "; it is not compared with the others" if rows else ""
-        return f"{who} has got to step {count(ours.stopped or 0)} so far{had}{so}."
+        return f"{who} has got to {_place(runs, ours)} so far{had}{so}."
     spread = seed_spread(trials) if trials is not None else None
     noise = max(spread or 0.0, CLOSE)
     against = [_against(ours, row, noise) for row in rows.values()]
@@ -72,33 +88,37 @@ def standing(runs: Mapping[str, Run], trials: Table | None = None) -> Literal["f
     if ours is not None and ours.status == "diverged":
         return "failed"
     noise = max((seed_spread(trials) if trials is not None else None) or 0.0, CLOSE)
-    if ours is not None and ours.comparable:
-        gaps = [relative(ours.final, row.final) for row in rows.values() if row.comparable]
-        if any(gap is not None and gap > noise for gap in gaps):
-            return "beaten"
-    return "fine"
+    others = [row.final for row in rows.values() if row.comparable]
+    beaten = ours is not None and ours.comparable and any(apart(ours.final, other) > noise for other in others)
+    return "beaten" if beaten else "fine"
+
+
+def _place(runs: Mapping[str, Run], ours: Outcome) -> str:
+    done = ours.stopped or 0
+    return plural(done, "update") if watched(runs[ours.name]) else f"step {count(done)}"
 
 
 def _against(ours: Outcome, other: Outcome, noise: float) -> str:
     name = LONG.get(other.name, other.name)
     if other.status == "diverged":
+        if other.unjudged:
+            return f"where the evaluation loss of {name} was {other.unjudged} after step {count(other.stopped or 0)}"
         return f"where {name} diverged at step {count(other.stopped or 0)}"
     if not other.comparable:
         return f"with no finished run of {name} to compare"
-    share = relative(ours.final, other.final)
-    if share is None:
-        side = "below" if ours.final < other.final else "above"
-        return f"{loss(abs(ours.final - other.final))} {side} {name} ({loss(other.final)})"
+    share = apart(ours.final, other.final)
     if abs(share) < 5e-4:
         return f"the same as {name} ({loss(other.final)})"
     side = "below" if share < 0 else "above"
     close = ", too close to call" if abs(share) <= noise else ""
-    return f"{percent(abs(share))} {side} {name} ({loss(other.final)}{close})"
+    by = gap(ours.final, other.final)
+    if share >= 9 and relative(ours.final, other.final) is not None:
+        by, side = times(1 + share), "that of"
+    return f"{by} {side} {name} ({loss(other.final)}{close})"
 
 
 def _noise_note(ours: Outcome, others: list[Outcome], noise: float, spread: float | None) -> str:
-    shares = [relative(ours.final, row.final) for row in others if row.comparable]
-    if not any(share is not None and abs(share) <= noise for share in shares):
+    if not any(abs(apart(ours.final, row.final)) <= noise for row in others if row.comparable):
         return ""
     if spread is None:
         return f" Every run has one seed, so differences under {percent(noise)} mean little."
@@ -110,32 +130,29 @@ def _reached(row: Outcome) -> str:
 
 
 def headroom_sentence(run: Run) -> str | None:
-    """Was the learning rate within what the measured curvature allows?"""
-    if "headroom" not in run.columns:
-        return None
-    step, value = run["headroom"]
-    step, value = step[np.isfinite(value)], value[np.isfinite(value)]
+    """Was the learning rate within the curvature limit?"""
+    step, value = readings(run, "headroom")
     if not len(value):
         return None
     top = int(np.argmax(value))
     within = float(np.mean(value <= 1))
     if within == 1:
         return (
-            "The learning rate never went beyond what the measured curvature allows: in "
-            f"{plural(len(value), 'measurement')} it was at most {percent(value[top])} of "
-            f"the stable limit (step {count(step[top])})."
+            "The learning rate never went beyond the curvature limit: in "
+            f"{plural(len(value), 'measurement')} it was at most {percent(value[top])} of it (step "
+            f"{count(step[top])})."
         )
+    worst = f"by {percent(value[top] - 1)}" if value[top] < 1.1 else f"{times(value[top])} the limit"
     return (
-        f"The learning rate was within what the measured curvature allows in {percent(within)} of "
-        f"{plural(len(value), 'measurement')}; furthest beyond it at step {count(step[top])}, "
-        f"{times(value[top])} the stable limit."
+        f"The learning rate was within the curvature limit in {percent(within)} of "
+        f"{plural(len(value), 'measurement')}; furthest beyond it at step {count(step[top])}, {worst}."
     )
 
 
 def catapult_sentence(run: Run, warmup_steps: int | None = None) -> str | None:
     """How often the loss jumped and came back; ``None`` if nobody looked."""
     found = [event for event in run.events if event.kind == "catapult"]
-    if run.status == "diverged":
+    if run.status == "diverged" and unjudged(run) is None:
         before = f" after {plural(len(found), 'catapult')}" if found else ""
         return f"The loss diverged at step {count(stopped_at(run))}{before} and did not come back."
     if not found and "sharpness" not in run.columns:

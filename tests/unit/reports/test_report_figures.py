@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 import report_cases as cases
 from lrscope import reports
+from lrscope.records import Run, Table
 from lrscope.reports.figures.marks import spread
-from lrscope.reports.figures.style import COLOURS
+from lrscope.reports.figures.style import COLOURS, settings
 from lrscope.reports.figures.trials import level
 from lrscope.reports.svg import inline, render
 from lrscope.reports.trials import best, cells
@@ -124,3 +125,27 @@ def test_ids_that_nothing_refers_to_are_dropped():
 def test_colours_are_all_different_so_that_each_can_be_found_again():
     light = [pair[0] for pair in COLOURS.values()]
     assert len(light) == len(set(light))
+
+
+@pytest.mark.parametrize("columns", [7, 13, 18])
+def test_numbers_of_a_map_with_many_columns_stay_inside_their_cells(columns):
+    rows = [
+        {"horizon": 100, "lr": 1e-5 * 2.0**k, "warmup_frac": 0.0, "score": 10.0 ** (k - 3), "status": "finished"}
+        for k in range(columns)
+    ]
+    figure = Figure(figsize=(760 / 72, 1.5), dpi=72, layout="constrained")
+    with mpl.rc_context(settings()):
+        ax = reports.lr_warmup_map(Table.of(rows), figure.add_subplot())
+        figure.draw_without_rendering()
+    cell = ax.get_window_extent().width / columns
+    assert all(text.get_window_extent().width < cell for text in ax.texts)
+    labels = [label.get_window_extent() for label in ax.get_xticklabels()]
+    upright = ax.get_xticklabels()[0].get_rotation() == 0
+    assert all(a.x1 < b.x0 for a, b in pairwise(labels)) or not upright
+
+
+def test_the_reading_of_adam_before_its_first_update_sets_no_limits(ax):
+    rows = tuple({"step": s, "lr": 0.01, "stable_lr": 1e-9 if s == 0 else 0.1, "headroom": 0.1} for s in range(5))
+    run = Run("run", {"optimizer": {"name": "adamw"}}, rows)
+    reports.stability_limit(run, ax)
+    assert ax.get_ylim()[0] > 1e-4

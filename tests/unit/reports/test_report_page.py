@@ -10,8 +10,9 @@ import sys
 import pytest
 
 import report_cases as cases
+from lrscope.records import Cost, RunWriter
 from lrscope.reports import load, write_report
-from lrscope.reports.snippets import python_snippet
+from lrscope.reports.snippets import cli_line, python_snippet
 from report_html import check
 
 
@@ -59,6 +60,8 @@ def test_the_snippet_names_the_schedule(whole):
     assert cases.make_plan().schedule_text in page.text
     assert "lr=1.0, weight_decay=0.1)" in page.text
     assert "lrscope train digits" in page.text
+    assert "--seed 0" in page.text
+    assert page.text.count("import torch") == 1
 
 
 def test_the_snippet_runs_and_gives_the_learning_rates_of_the_plan(whole):
@@ -66,7 +69,7 @@ def test_the_snippet_runs_and_gives_the_learning_rates_of_the_plan(whole):
     directory, _ = whole
     plan = load(directory).plan
     assert plan is not None
-    names = {"torch": torch, "model": torch.nn.Linear(1, 1)}
+    names = {"model": torch.nn.Linear(1, 1)}
     exec(python_snippet(plan), names)
     rates = []
     for _ in range(plan.steps):
@@ -75,6 +78,60 @@ def test_the_snippet_runs_and_gives_the_learning_rates_of_the_plan(whole):
         names["scheduler"].step()
     assert rates[0] == pytest.approx(plan.start_lr)
     assert rates[plan.warmup_steps - 1] == max(rates) == pytest.approx(plan.peak_lr)
+
+
+def test_the_command_repeats_the_run(tmp_path):
+    cases.full(tmp_path)
+    config = {"task": "own.py:task", "seed": 7, "set": ["width=64"], "device": "cuda"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    line = cli_line(load(tmp_path))
+    assert "lrscope train own.py:task" in line
+    assert "--set width=64 --device cuda --seed 7" in line
+
+
+def test_a_watched_loop(tmp_path):
+    (tmp_path / "runs").mkdir()
+    writer = RunWriter(tmp_path / "runs" / "planned.jsonl", "watched", {"optimizer": "AdamW", "every": 2})
+    for step in range(5):
+        writer.row(step, loss=2.0 - 0.1 * step, lr=0.01, **({} if step % 2 else {"stable_lr": 0.1, "headroom": 0.1}))
+    writer.close()
+    story = load(tmp_path)
+    assert story.task == "watched training"
+    page = check(write_report(tmp_path))
+    assert "has got to 5 updates so far" in page.text
+    assert "a training loop was watched" in page.text
+    assert "after 5 updates" in page.text
+    assert "The same command again" not in page.text
+    assert "planned" not in page.text.lower()
+
+
+def test_the_evaluation_set_that_chose_the_peak_is_named_once(whole):
+    _, page = whole
+    assert page.text.count("a little optimistic against a fresh evaluation set") == 1
+    assert "untuned" in page.text
+
+
+def test_a_run_that_only_its_evaluation_failed(tmp_path):
+    cases.write_plan(tmp_path, cases.make_plan())
+    cases.write_run(tmp_path / "runs", "default")
+    (tmp_path / "runs" / "planned.jsonl").unlink(missing_ok=True)
+    writer = RunWriter(tmp_path / "runs" / "planned.jsonl", "planned", {"task": "digits", "steps": 50})
+    for step in range(50):
+        writer.row(step, loss=2.0, lr=0.01)
+    writer.row(50, accuracy=0.1)
+    writer.event(50, "diverged", loss=None)
+    writer.end("diverged", Cost(gradients=50))
+    page = check(write_report(tmp_path))
+    assert "The plan failed: the evaluation loss was not finite after step 50." in page.text
+    assert "diverged at step 50" not in page.text
+    assert "evaluation not finite" in page.text
+
+
+def test_words_of_the_page_are_explained(whole):
+    _, page = whole
+    for word in ("Told apart", "Cell, rung", "Curvature limit", "Headroom", "Catapult", "one-step test"):
+        assert word in page.text
+    assert "stable limit" not in page.text
 
 
 def test_trials_only(tmp_path):
@@ -111,7 +168,7 @@ def test_a_diverged_plan_leads_with_it(tmp_path):
     assert "It was: start at" in page.text
     assert "The plan that failed" in page.text
     assert "Run this" not in page.text
-    assert json.loads((tmp_path / "run.json").read_text())["columns"]["loss"]["value"][-1] is None
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "diverged"
 
 
 def test_no_evaluation_and_no_curvature(tmp_path):

@@ -46,7 +46,9 @@ def plain_log(axis: Axis, low: float, high: float, *, most: int = 6) -> None:
     from matplotlib.ticker import FuncFormatter
 
     log_lr(axis, low, high, most=most)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:.3g}" if value < 999.5 else numbers.count(value))
+    )
 
 
 def step_axis(ax: Axes, compact: bool, label: str = "step (optimizer updates)") -> None:

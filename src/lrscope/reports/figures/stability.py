@@ -1,4 +1,7 @@
-"""The learning rate against the limit that the measured curvature sets."""
+"""The learning rate against the limit that the measured curvature sets.
+
+A reading of Adam before its first update is drawn faintly, and sets no limits of the axes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 from lrscope.records import Run
 from lrscope.reports.figures import marks
 from lrscope.reports.figures.style import colour
+from lrscope.reports.outcome import readings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 def stability_limit(
     run: Run, ax: Axes | None = None, *, warmup_steps: int | None = None, compact: bool = False
 ) -> Axes:
-    """Learning rate and largest stable learning rate on one time axis; the region above the limit is shaded.
+    """Learning rate and curvature limit on one time axis; the region above the limit is shaded.
 
     Args:
         run: A run with columns ``lr`` and, if curvature was measured, ``stable_lr``.
@@ -45,11 +49,9 @@ def stability_limit(
 
 
 def headroom(run: Run, ax: Axes | None = None, *, warmup_steps: int | None = None, compact: bool = False) -> Axes:
-    """Learning rate as a multiple of the stable limit; above 1 is beyond what curvature allows."""
+    """Learning rate as a multiple of the curvature limit; above 1 is beyond what curvature allows."""
     ax = marks.axes(ax)
-    step, value = run["headroom"]
-    keep = np.isfinite(value) & (value > 0)
-    step, value = step[keep], value[keep]
+    step, value = readings(run, "headroom")
     ax.set_yscale("log")
     low = max(float(value.min()), 1e-3) if len(value) else 0.1
     high = max(float(value.max()) if len(value) else 1, 1.0) * 1.6
@@ -58,8 +60,9 @@ def headroom(run: Run, ax: Axes | None = None, *, warmup_steps: int | None = Non
     ax.axhspan(1, high, color=colour("beyond"), lw=0, zorder=0)
     ax.axhline(1, color=colour("limit"), lw=1.2)
     ax.plot(step, value, color=colour("planned"), lw=1.6, marker="o", ms=3 if len(value) < 60 else 1.8)
+    _faint(ax, run, "headroom", colour("planned"))
     marks.plain_log(ax.yaxis, low, high, most=4)
-    ax.set_ylabel("LR ÷ limit")
+    ax.set_ylabel("headroom")
     marks.step_axis(ax, compact)
     _warmup_end(ax, warmup_steps, compact, named=False)
     marks.label_ends(ax, [(1.0, "limit" if compact else "limit (1)", colour("limit"))])
@@ -67,9 +70,7 @@ def headroom(run: Run, ax: Axes | None = None, *, warmup_steps: int | None = Non
 
 
 def _limit(ax: Axes, run: Run, top: float, compact: bool) -> tuple[float, str, str]:
-    step, stable = run["stable_lr"]
-    keep = np.isfinite(stable) & (stable > 0)
-    step, stable = step[keep], stable[keep]
+    step, stable = readings(run, "stable_lr")
     if not len(stable):
         return top, "", colour("limit")
     step, stable = np.append(step, max(run.steps_done, step[-1])), np.append(stable, stable[-1])  # holds to the end
@@ -77,9 +78,10 @@ def _limit(ax: Axes, run: Run, top: float, compact: bool) -> tuple[float, str, s
     low, high = _band(run, step, stable)
     ax.fill_between(step, low, high, color=colour("limit"), alpha=0.2, lw=0, zorder=2)
     ax.plot(step, stable, color=colour("limit"), lw=1.5, marker="o", ms=3 if len(step) < 60 else 1.8, zorder=3)
+    _faint(ax, run, "stable_lr", colour("limit"))
     ax.annotate(
         "beyond the limit" if compact else "beyond what curvature allows",
-        (0.98, 0.9),
+        (0.94, 0.9),
         xycoords="axes fraction",
         ha="right",
         va="center",
@@ -87,7 +89,14 @@ def _limit(ax: Axes, run: Run, top: float, compact: bool) -> tuple[float, str, s
         fontsize=10 if compact else 11,
         fontstyle="italic",
     )
-    return float(stable[-1]), "stable\nlimit" if compact else "stable limit", colour("limit")
+    return float(stable[-1]), "curvature\nlimit", colour("limit")
+
+
+def _faint(ax: Axes, run: Run, column: str, tone: str) -> None:
+    """The readings that are not counted, where they lie on the axes."""
+    step, value = run[column]
+    keep = np.isfinite(value) & (value > 0) & ~np.isin(step, readings(run, column)[0])
+    ax.plot(step[keep], value[keep], "o", ms=4, mfc="none", mec=tone, mew=1, alpha=0.45, zorder=3)
 
 
 def _band(run: Run, step: np.ndarray, stable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -107,8 +116,7 @@ def _limits(run: Run, rate: np.ndarray) -> tuple[float, float]:
     low = max(float(rate.min()) if len(rate) else 1e-3, top / 300)
     high = top * 3
     if "stable_lr" in run.columns:
-        stable = run["stable_lr"].value
-        stable = stable[np.isfinite(stable) & (stable > 0)]
+        stable = readings(run, "stable_lr")[1]
         if len(stable):
             low = min(low, max(float(stable.min()), top / 1000))
             high = max(high, min(float(np.quantile(stable, 0.9)) * 5, top * 300))

@@ -11,7 +11,7 @@ from lrscope.records import Run
 from lrscope.reports import numbers
 from lrscope.reports.figures import marks
 from lrscope.reports.figures.style import DASHES, MARKERS, colour, of_run
-from lrscope.reports.outcome import in_words, outcome, short, stopped_at
+from lrscope.reports.outcome import in_words, outcome, short, stopped_at, unjudged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +150,9 @@ def _mark_divergence(ax: Axes, run: Run, name: str) -> None:
     step = stopped_at(run)
     ax.plot([step], [0.94], "X", ms=9, color=of_run(name), transform=ax.get_xaxis_transform(), zorder=7)
     ax.annotate(
-        f"{short(name)} diverged at step {numbers.count(step)}",
+        f"{short(name)} diverged at step {numbers.count(step)}"
+        if unjudged(run) is None
+        else f"{short(name)}: evaluation {unjudged(run)}",
         (step, 0.94),
         xycoords=("data", "axes fraction"),
         xytext=(9, 0),

@@ -15,6 +15,8 @@ from lrscope.reports.trials import Cell, best, cells, horizons, warmup_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CROWDED = 11  # columns of a map beyond which its numbers are set smaller
+
 
 def lr_warmup_map(
     trials: Table,
@@ -49,7 +51,7 @@ def lr_warmup_map(
         ax.text(*((y, x) if transpose else (x, y)), "·", color=colour("rule"), ha="center", va="center")
     for cell in shown:
         x, y = rates.index(cell.lr), warmups.index(cell.warmup)
-        _cell(ax, cell, (y, x) if transpose else (x, y), top)
+        _cell(ax, cell, (y, x) if transpose else (x, y), top, 10 if transpose or len(rates) <= CROWDED else 8.5)
     near = _nearest(shown, plan) if plan is not None else None
     outline = [(top, "ink", 1.8)] if top and top is not near else []
     outline += [(near, "paper", 5.0), (near, "planned", 2.4)] if near else []  # the halo shows the ring on dark cells
@@ -79,7 +81,8 @@ def score_against_lr(
 ) -> Axes:
     """Score against peak learning rate, one line per warmup, for one horizon; bars span the seeds.
 
-    The peaks that the plan could not tell apart are shaded; crosses on the upper edge are peaks that diverged.
+    Shaded is out to half way to the nearest peak that was told apart from the plan's; crosses on the upper edge are
+    peaks that diverged.
     """
     ax = marks.axes(ax)
     every = cells(trials)
@@ -99,14 +102,14 @@ def score_against_lr(
             failed, [height] * len(failed), "x", color=of_warmup(position), ms=5.5, mew=1.6,
             transform=ax.get_xaxis_transform(), zorder=4,
         )  # fmt: skip
-    _score_limits(ax, [c.score for c in shown if c.score is not None])
+    _score_limits(ax, [s for c in shown for s in (c.score, c.low, c.high) if s is not None])
     ax.set_xscale("log")
     ax.set_xlim(min(rates) / 1.25, max(rates) * 1.25)
     marks.log_lr(ax.xaxis, *ax.get_xlim(), most=4 if compact else 5)
     if top := best(shown):
         ax.plot([top.lr], [_number(top.score)], "o", ms=11, mfc="none", mec=colour("ink"), mew=1.5, zorder=6)
     ax.set_xlabel("peak learning rate")
-    ax.set_title(f"{numbers.count(horizon)} steps")
+    ax.set_title(numbers.plural(horizon, "step"))
     return ax
 
 
@@ -119,7 +122,7 @@ def level(cell: Cell, top: Cell | None) -> int:
     return int(np.searchsorted(LEVELS, excess / size)) if size > 0 else (0 if excess == 0 else len(LEVELS))
 
 
-def _cell(ax: Axes, cell: Cell, place: tuple[int, int], top: Cell | None) -> None:
+def _cell(ax: Axes, cell: Cell, place: tuple[int, int], top: Cell | None, size: float) -> None:
     if cell.diverged:
         _box(ax, place, fill=colour("failed"), edge=colour("failed-ink"), hatch="////", lw=0)
         at = "" if cell.diverged_at is None else f"{cell.diverged_at}"
@@ -130,7 +133,7 @@ def _cell(ax: Axes, cell: Cell, place: tuple[int, int], top: Cell | None) -> Non
         _box(ax, place, fill=colour(f"level-{k}"), edge="none", lw=0)
         text, tone, back = _short(cell.score), colour(f"on-level-{k}"), None
     bold = "bold" if top is cell else "normal"
-    ax.text(*place, text, ha="center", va="center", color=tone, fontsize=10, fontweight=bold, bbox=back, zorder=4)
+    ax.text(*place, text, ha="center", va="center", color=tone, fontsize=size, fontweight=bold, bbox=back, zorder=4)
 
 
 def _box(
@@ -154,7 +157,10 @@ def _box(
 def _short(score: float | None) -> str:
     if score is None:
         return "?"
-    return f"{score:.2f}" if abs(score) < 9.995 else f"{score:.3g}"
+    size = abs(score)
+    if size >= 999.5 or 0 < size < 0.005:
+        return numbers.lr(float(f"{score:.2g}"))
+    return f"{score:.2f}" if size < 9.995 else f"{score:.3g}"
 
 
 def _nearest(shown: list[Cell], plan: Plan) -> Cell | None:
@@ -173,6 +179,8 @@ def _map_axes(ax: Axes, rates: list[float], warmups: list[float], transpose: boo
     ax.set_ylim(-0.5, len(up) - 0.5)
     rate_axis, warmup_axis = (ax.yaxis, ax.xaxis) if transpose else (ax.xaxis, ax.yaxis)
     rate_axis.set_ticks(range(len(rates)), [numbers.lr(float(f"{r:.2g}")) for r in rates])
+    if not transpose and len(rates) > CROWDED:
+        rate_axis.set_tick_params(labelsize=8.5, labelrotation=0 if len(rates) <= 16 else 45)
     names = [warmup_name(w) if not transpose else numbers.percent(w) for w in warmups]
     warmup_axis.set_ticks(range(len(warmups)), names)
 
