@@ -40,6 +40,50 @@ def task(examples: int = 64, steps: int = 60):
 
 def broken():
     return 3
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(task().train.dataset)
+
+def endless():
+    return lrs.Task(lambda seed: Net(), loss_fn, torch.utils.data.DataLoader(Endless(), 16), name="endless", steps=5)
+
+def bad_metric():
+    good = task()
+    return lrs.Task(good.build, loss_fn, good.train, metrics={"bad": lambda m, b: [1]}, steps=40)
+
+class Late:
+    """Calls that go well until the task was tried, and some while later do not."""
+    def __init__(self, error, after):
+        self.error, self.calls, self.after = error, 0, after
+    def __call__(self, model, batch):
+        print("said by the user's code")
+        self.calls += 1
+        if self.calls > self.after:
+            raise {"type": TypeError, "stop": KeyboardInterrupt}[self.error]("batch 7 is torn")
+        return loss_fn(model, batch)
+
+def late(error: str = "type", after: int = 20):
+    good = task()
+    return lrs.Task(good.build, Late(error, after), good.train, name="late", steps=40)
+
+class Torn(torch.utils.data.Dataset):
+    def __len__(self):
+        return 32
+    def __getitem__(self, i):
+        if i == 31:
+            raise ValueError("image 31 is torn")
+        return {"x": torch.ones(3), "y": torch.ones(1)}
+
+def torn(workers: int = 0):
+    loader = torch.utils.data.DataLoader(Torn(), 4, num_workers=workers)
+    return lrs.Task(lambda seed: Net(), loss_fn, loader, name="torn", steps=40)
+
+def unsure():
+    """Metrics that are not always a number."""
+    good = task()
+    metrics = {"odd": lambda m, b: torch.tensor(float("nan"))}
+    return lrs.Task(good.build, loss_fn, good.train, good.evaluate, metrics=metrics, steps=40)
 '''
 
 
@@ -134,7 +178,7 @@ def test_ctrl_c_while_planning_keeps_the_trials_and_the_same_command_goes_on(whe
 
 def test_ctrl_c_and_kill_while_training_lose_nothing_that_was_flushed(where):
     text = "0.01 * linear(from=1, to=0)"
-    whole = ["train", "slow.py:task", text, "--optimizer", "sgd", "--steps", "300", "--watch-every", "50"]
+    whole = ["train", "slow.py:task", text, "--optimizer", "sgd", "--steps", "200", "--watch-every", "50"]
     assert start(*whole, "--out", "whole").wait(timeout=120) == 0
     rows = where / "parts" / "runs" / "planned.jsonl"
 
@@ -143,6 +187,7 @@ def test_ctrl_c_and_kill_while_training_lose_nothing_that_was_flushed(where):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "what was done is in parts, and the same command goes on from there" in said
     assert "Traceback" not in said
     assert Run.read(rows).status == "interrupted"
     assert Run.read(rows).steps_done >= 20
@@ -177,7 +222,17 @@ def test_ctrl_c_and_kill_while_training_lose_nothing_that_was_flushed(where):
         (["run", "mine.py:task", "--optimizer", "sdg"], "sgd"),
         (["run", "mine.py:task", "--warmups", "200%"], "--warmups"),
         (["run", "mine.py:task", "--device", "abacus"], "--device"),
-        (["run", "mine.py:task", "--budget", "0.1"], "budget"),
+        (["run", "mine.py:task", "--budget", "0.1"], "lrscope: --budget: it buys 6"),
+        (["run", "mine.py:task", "--budget", "0.1"], "give --budget "),
+        (["run", "mine.py:task", "--steps", "100000000000"], "--steps: expected at most 100,000,000 updates"),
+        (["show", "cosine(to=0)", "--steps", "100000000000"], "--steps: expected at most"),
+        (["run", "mine.py:task", "--engine", "steam"], "--engine"),
+        (["run", "mine.py:task", "--watch-every", "-1"], "--watch-every"),
+        (["plan", "mine.py:task", "--seed", "-1"], "--seed"),
+        (["plan", "mine.py:task", "--seeds", "0"], "--seeds"),
+        (["train", "mine.py:task", "linear(from=0.1, to=-0.1)"], "negative learning rate"),
+        (["run", "mine.py:bad_metric"], "metrics"),
+        (["run", "mine.py:late", "--set", "after=0"], "(mine.py, line 48: raise {"),
         (["run", "cifar10", "--data", "nowhere"], "nowhere"),
         (["train", "mine.py:task", "warmup(6%) > cosin(to=0)"], "cosine"),
         (["report", "nowhere"], "nowhere"),
@@ -202,7 +257,8 @@ def test_help_and_version_and_both_ways_to_start():
         assert done.stdout
     import lrscope
 
-    assert lrscope.__version__ in subprocess.run(["lrscope", "--version"], capture_output=True, text=True).stdout
+    program = Path(sys.executable).with_name("lrscope")
+    assert lrscope.__version__ in subprocess.run([program, "--version"], capture_output=True, text=True).stdout
 
 
 def test_a_reader_that_goes_away_is_no_error(where):
@@ -215,3 +271,153 @@ def test_a_reader_that_goes_away_is_no_error(where):
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+TRAIN = ["--optimizer", "sgd", "--watch-every", "0"]
+SCHEDULE = "0.01 * linear(from=1, to=0)"
+
+
+def edit(name, before, after):
+    text = Path(name).read_text()
+    assert before in text
+    Path(name).write_text(text.replace(before, after))
+
+
+def test_an_edited_task_never_gets_the_results_of_the_old_one(where, capsys):
+    command = ["train", "mine.py:task", SCHEDULE, *TRAIN, "--json"]
+    assert call(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert call(command) == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out) == first
+    assert f"training: already finished, read from {Path(first['report']).parent}" in again.err
+    edit("mine.py", "nn.functional.mse_loss(", "2 * nn.functional.mse_loss(")
+    assert call(command) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert second["report"] != first["report"]
+    assert second["run"]["final"]["eval_loss"] != first["run"]["final"]["eval_loss"]
+
+
+def test_a_given_directory_is_refused_to_an_edited_task(where, capsys):
+    command = ["train", "mine.py:late", SCHEDULE, *TRAIN, "--set", "error=stop", "--out", "out"]
+    assert call(command) == 130
+    edit("mine.py", "nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)", "nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 1)")
+    before = {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()}
+    capsys.readouterr()
+    assert call(command) == 2
+    said = capsys.readouterr().err
+    assert "--out: out holds older results; the task has changed since (its file was edited; its parameters" in said
+    assert {p: p.read_bytes() for p in Path("out").rglob("*") if p.is_file()} == before
+
+
+def test_an_edit_beside_the_task_file_is_noticed_by_the_first_loss(where, capsys):
+    Path("scale.py").write_text("SCALE = 1.0\n")
+    edit("mine.py", "import torch\n", "import torch, runpy\nSCALE = runpy.run_path('scale.py')['SCALE']\n")
+    edit("mine.py", "nn.functional.mse_loss(", "SCALE * nn.functional.mse_loss(")
+    command = ["train", "mine.py:task", SCHEDULE, *TRAIN]
+    assert call(command) == 0
+    Path("scale.py").write_text("SCALE = 1.5\n")
+    assert call(command) == 2
+    assert "the task has changed since (its first batch has another loss)" in capsys.readouterr().err
+    assert call([*command, "--fresh"]) == 0
+
+
+def test_a_loader_without_a_length(where, capsys):
+    assert call(["train", "mine.py:endless", SCHEDULE, *TRAIN]) == 0
+    assert "run: finished after 5 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (["mine.py:late"], "TypeError: batch 7 is torn (mine.py, line 48: raise {"),
+        (["mine.py:torn"], "ValueError: image 31 is torn (mine.py, line 60: raise ValueError("),
+        (["mine.py:torn", "--set", "workers=1"], "ValueError: image 31 is torn (mine.py, line 60: raise ValueError("),
+    ],
+)
+def test_an_error_in_the_users_code_is_failed_work_in_one_line(where, capsys, monkeypatch, task, said):
+    command = ["train", task[0], SCHEDULE, *task[1:], *TRAIN, "--out", "out"]
+    assert call(command) == 1
+    found = capsys.readouterr()
+    (line,) = [text for text in found.err.splitlines() if "torn (" in text]
+    assert line.startswith(f"lrscope: the work failed with {said}")
+    assert line.endswith("what was done is in out; LRSCOPE_TRACEBACK=1 shows the whole traceback")
+    assert "Traceback" not in found.err
+    assert found.out == ""
+    if task == ["mine.py:late"]:
+        monkeypatch.setenv("LRSCOPE_TRACEBACK", "1")
+        assert call(command) == 1
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_of_ours_shows_its_traceback(where, monkeypatch):
+    def bug(*_, **__):
+        raise ValueError("ours")
+
+    monkeypatch.setattr("lrscope.cli.failures.in_one_line", lambda error: "ours")
+    monkeypatch.setattr("lrscope.tasks.place._is_users", lambda file: False)
+    monkeypatch.setattr("lrscope.training.train", bug)
+    with pytest.raises(Exception, match="the work failed with ours"):
+        call(["train", "mine.py:task", SCHEDULE, *TRAIN])
+
+
+@pytest.mark.parametrize("command", [["plan", *RUN[:2], "--budget", "40"], ["train", SCHEDULE, *TRAIN]])
+def test_ctrl_c_says_where_the_results_are(where, capsys, command):
+    argv = [command[0], "mine.py:late", *command[1:], "--set", "error=stop", "--set", "after=40", "--out", "out"]
+    assert call(argv) == 130
+    assert "what was done is in out, and the same command goes on from there" in capsys.readouterr().err
+
+
+def test_a_refused_task_moves_nothing_aside(where, capsys):
+    command = ["train", "mine.py:task", SCHEDULE, *TRAIN, "--out", "out"]
+    assert call(command) == 0
+    edit("mine.py", "return nn.functional.mse_loss(", "return 3, nn.functional.mse_loss(")
+    assert call([*command, "--fresh"]) == 2
+    assert [p.name for p in where.iterdir() if p.is_dir() and p.name.startswith("out")] == ["out"]
+
+
+def refuse(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_json_is_strict_and_free_of_the_users_prints(where, capsys):
+    assert call(["train", "mine.py:unsure", SCHEDULE, *TRAIN, "--json", "--out", "odd"]) == 0
+    json.loads(capsys.readouterr().out, parse_constant=refuse)
+    for path in [*Path("odd").rglob("*.json"), *Path("odd").rglob("*.jsonl")]:
+        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(line, parse_constant=refuse)
+    assert call(["train", "mine.py:late", SCHEDULE, *TRAIN, "--set", "after=1000", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["run"]["name"] == "run"
+    assert "said by the user's code" in said.err
+
+
+def test_catapults_lost_to_a_kill_are_found_again(where, capsys):
+    command = ["train", "mine.py:task", "0.3 * constant()", "--optimizer", "sgd", "--steps", "60", "--out", "out"]
+    assert call(command) == 0
+    lines = Path("out/runs/planned.jsonl")
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    for row in rows:
+        if "loss" in row and 20 <= row["step"] < 30:
+            row["loss"] = 1e3  # a jump that comes back
+    kept = [json.dumps(row) for row in rows if row.get("event") != "catapult"]
+    lines.write_text("\n".join(kept) + '\n{"event": "cata')
+    assert call(command) == 0
+    found = [e for e in Run.read(lines).events if e.kind == "catapult"]
+    assert found
+    text = lines.read_text()
+    assert call(command) == 0
+    assert lines.read_text() == text
+
+
+def test_a_bare_shape_is_warned_of(where, capsys):
+    assert call(["train", "mine.py:task", "warmup(20%) > cosine(to=0)", *TRAIN, "--steps", "5"]) in (0, 3)
+    said = capsys.readouterr()
+    assert "peak learning rate 1: did you mean 3e-4 * (...)?" in said.err
+    assert "planned" not in said.out + said.err.replace("planned.jsonl", "")
+
+
+def test_a_terminal_without_our_characters_loses_nothing():
+    command = [sys.executable, "-m", "lrscope", "show", "cosine(to=0)", "--steps", "9"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"})
+    assert done.returncode == 0, done.stderr

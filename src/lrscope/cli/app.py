@@ -5,16 +5,37 @@ Exit codes: 0 good; 1 the work failed; 2 wrong usage; 3 measured, and the answer
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from cyclopts import App
 
 from lrscope._version import __version__
-from lrscope.errors import LrscopeError, MeasurementError
+from lrscope.cli.failures import WorkError
+from lrscope.errors import LrscopeError, MeasurementError, TaskError
 
 FAILED, USAGE, BAD_ANSWER, STOPPED = 1, 2, 3, 130
+TRACEBACK = "LRSCOPE_TRACEBACK"
+"""Environment variable; with 1, an error shows the whole traceback before its line."""
+_FLAGS = {
+    "budget": "--budget",
+    "decay": "--decay",
+    "engine": "--engine",
+    "every": "--watch-every",
+    "num_seeds": "--seeds",
+    "optimizer": "--optimizer",
+    "out": "--out",
+    "seed": "--seed",
+    "settings": "--set",
+    "steps": "--steps",
+    "warmups": "--warmups",
+}
+"""What the library calls an argument, and what the command line calls it."""
+_VALUE = re.compile(rf"\b({'|'.join(_FLAGS)})=(?=\d)")
 
 app = App(
     name="lrscope",
@@ -22,6 +43,7 @@ app = App(
     "TASK is a built-in name (digits, topics, cifar10, cifar100, text), file.py:function or module:function.",
     version=__version__,
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
 # Import paths, not functions: a command's module is imported when it is the one asked for.
 app.command("lrscope.cli.run:run", help="Plan a schedule for TASK, train with it, explain what happened.")
@@ -33,6 +55,9 @@ app.command("lrscope.cli.report:report", help="Write the report of a run directo
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our characters is no reason to lose a result
     sys.exit(call(sys.argv[1:] if argv is None else list(argv)))
 
 
@@ -50,8 +75,10 @@ def call(argv: Sequence[str]) -> int:
         code = _code_of(error)
         if code is None:
             raise
+        if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            traceback.print_exc()
         if not _is_usage(error):  # cyclopts has printed its own
-            print(f"lrscope: {error}", file=sys.stderr)
+            print(f"lrscope: {_said(error)}", file=sys.stderr)
         return code
     return code if isinstance(code, int) else 0
 
@@ -64,6 +91,8 @@ def _is_usage(error: Exception) -> bool:
 
 def _code_of(error: Exception) -> int | None:
     """Exit code of an expected error; ``None`` for a bug, whose traceback is worth more than a line."""
+    if isinstance(error, WorkError):
+        return FAILED if _place(error.__cause__) else None
     if isinstance(error, MeasurementError):
         return FAILED
     if _is_usage(error) or isinstance(error, (LrscopeError, ValueError, TypeError)):
@@ -71,3 +100,23 @@ def _code_of(error: Exception) -> int | None:
     if isinstance(error, OSError):
         return FAILED
     return None
+
+
+def _said(error: Exception) -> str:
+    """The line for stderr: with flags for arguments, and where in the user's code it comes from."""
+    text = str(error)
+    argument = text.partition(":")[0]
+    if argument in _FLAGS:
+        text = _FLAGS[argument] + text[len(argument) :]
+        text = _VALUE.sub(lambda found: f"{_FLAGS[found[1]]} ", text)
+    if isinstance(error, TaskError) and (place := _place(error.__cause__)) not in text:
+        text += place
+    if isinstance(error, (TaskError, WorkError)) and error.__cause__ is not None:
+        text += f"; {TRACEBACK}=1 shows the whole traceback"
+    return text
+
+
+def _place(error: BaseException | None) -> str:
+    from lrscope.tasks.place import line_of
+
+    return line_of(error) if error is not None else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 if TYPE_CHECKING:
     from lrscope.tasks import Task
@@ -18,7 +19,12 @@ Optimizer = Annotated[
     str, Parameter(help="sgd (momentum 0.9), adam, adamw; options as in 'adamw(weight_decay=0.1)'.")
 ]
 Steps = Annotated[int | None, Parameter(help="Optimizer updates of the full run; default: the task's own.")]
-Seed = Annotated[int, Parameter(help="Decides initialisation, data order and the model's own draws.")]
+Seed = Annotated[
+    int,
+    Parameter(
+        help="Decides initialisation, data order and the model's own draws.", validator=Number(gte=0, lt=2**32)
+    ),
+]
 Out = Annotated[
     Path | None, Parameter(help="Directory of the results; default: one that this same command finds again.")
 ]
@@ -32,50 +38,69 @@ Json = Annotated[bool, Parameter(name="--json", help="Print the result as JSON i
 Fresh = Annotated[
     bool, Parameter(help="Start anew; results of an earlier run in the directory are moved aside.", negative=())
 ]
-Engine = Annotated[str, Parameter(help="How short runs are run: auto, serial, replicas.")]
+Engine = Annotated[Literal["auto", "serial", "replicas"], Parameter(help="How short runs are run.")]
+
+MOST_STEPS = 100_000_000
+"""A schedule's values take eight bytes per update."""
 
 
 def load_task(
-    name: str, set_: list[str] | None, data: Path | None, device: str, steps: int | None
-) -> tuple[Task, int]:
-    """The task of the command line on its device, and the steps of its full run.
+    name: str, set_: list[str] | None, data: Path | None, device: str, steps: int | None, seed: int
+) -> tuple[Task, int, dict[str, Any]]:
+    """The task of the command line on its device, tried; the steps of its full run; and what names its results.
 
     Raises:
         TaskError, ValueError: With what came, what is allowed and what to do.
     """
-    import dataclasses
-
-    import torch
-
+    from lrscope.cli.failures import trying
+    from lrscope.cli.fingerprint import fingerprint
     from lrscope.cli.workspace import settings
     from lrscope.tasks import load
 
     values = settings(set_)
     if data is not None:
         values["path"] = str(data)
-    task = load(name, values)
-    if device != "cpu":
-        try:
-            torch.zeros(1, device=device)
-        except Exception as error:
+    if steps is not None:
+        check_steps(steps)
+    with trying():
+        task = _on_device(load(name, values), device)
+        length = steps if steps is not None else task.steps
+        if length is None:
             raise ValueError(
-                f"--device: {device!r} cannot be used here ({_first_line(error)}); cpu always can"
-            ) from error
-        task = dataclasses.replace(task, device=device)
-    length = steps if steps is not None else task.steps
-    if length is None:
+                f"--steps: the task {task.name!r} names no length of its own; give the updates of the full run"
+            )
+        check_steps(length)
+        task.check()
+        asked = {"task": name, "set": sorted(set_ or []), "data": str(data or ""), "device": device}
+        asked |= {"steps": length, "seed": seed, "fingerprint": fingerprint(name, task, seed)}
+    return task, length, asked
+
+
+def check_steps(steps: int) -> None:
+    """Refuse lengths that no run has, before a schedule is laid out in memory."""
+    if steps < 1:
+        raise ValueError(f"--steps: expected a positive number of updates, got {steps}")
+    if steps > MOST_STEPS:
         raise ValueError(
-            f"--steps: the task {task.name!r} names no length of its own; give the updates of the full run"
+            f"--steps: expected at most {MOST_STEPS:,} updates, got {steps:,}; is it examples or tokens?"
         )
-    if length < 1:
-        raise ValueError(f"--steps: expected a positive number of updates, got {length}")
-    return task, length
+
+
+def _on_device(task: Task, device: str) -> Task:
+    import dataclasses
+
+    import torch
+
+    if device == "cpu":
+        return task
+    try:
+        torch.zeros(1, device=device)
+    except Exception as error:
+        raise ValueError(
+            f"--device: {device!r} cannot be used here ({_first_line(error)}); cpu always can"
+        ) from error
+    return dataclasses.replace(task, device=device)
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def describe(task: Task, config: dict[str, Any]) -> str:
-    """One line that says what a command is about to do with which settings."""
-    return f"{task.name}, " + ", ".join(f"{k} {v}" for k, v in config.items() if v is not None)

@@ -46,23 +46,24 @@ def plan(
 
     Prints the plan and what it rests on; writes plan.json and trials.jsonl. Interrupted, the same command goes on.
     """
-    import json as json_
-
+    from lrscope.cli.failures import working
     from lrscope.cli.progress import Progress
     from lrscope.cli.workspace import open_directory
     from lrscope.optimizers import OptimizerSpec
     from lrscope.planning import horizons_for
+    from lrscope.records import strict_json
     from lrscope.reports import write_report
 
     spec = OptimizerSpec.parse(optimizer)
     fractions = parse_warmups(warmups)
-    loaded, length = _load_task(task, set_, data, device, steps)
-    config = {"command": "plan", "task": task, "set": sorted(set_ or []), "data": str(data or ""), "steps": length}
-    config |= {"optimizer": spec.to_spec(), "budget": budget, "warmups": fractions, "decay": decay, "seeds": seeds}
-    config |= {"seed": seed}
-    horizons_for(length, budget, seeds, len(fractions))  # refuses a budget that is too small, before anything is written
+    loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
+    config = {"command": "plan", **asked, "optimizer": spec.to_spec(), "budget": budget}
+    config |= {"warmups": fractions, "decay": decay, "seeds": seeds}
+    horizons_for(
+        length, budget, seeds, len(fractions)
+    )  # refuses a budget that is too small, before anything is written
     where = open_directory(out, f"plan-{task}-{spec.name}", config, fresh=fresh)
-    with Progress() as progress:
+    with working(where), Progress() as progress:
         made = make_plan(
             loaded,
             spec,
@@ -76,9 +77,9 @@ def plan(
             seed=seed,
             engine=engine,
         )
-    page = write_report(where)
+        page = write_report(where)
     if json:
-        print(json_.dumps({"plan": made.to_dict(), "report": str(page)}))
+        print(strict_json({"plan": made.to_dict(), "report": str(page)}))
     else:
         print_plan(made)
         print(f"\nreport: {page}")

@@ -43,70 +43,61 @@ def run(
     Writes plan.json, run.json, run.parquet and report.html. Interrupted, the same command goes on where it stopped.
     Exit code 3 if the planned training diverged.
     """
-    import json as json_
-
     from lrscope.cli.app import BAD_ANSWER
+    from lrscope.cli.failures import working
     from lrscope.cli.plan import make_plan, parse_warmups
     from lrscope.cli.progress import Progress
     from lrscope.cli.train import run_training, summary
     from lrscope.cli.workspace import open_directory
     from lrscope.optimizers import OptimizerSpec
     from lrscope.planning import horizons_for
+    from lrscope.records import strict_json
     from lrscope.reports import write_report
     from lrscope.schedules import from_spec
 
     spec = OptimizerSpec.parse(optimizer)
     fractions = parse_warmups(warmups)
-    loaded, length = _load_task(task, set_, data, device, steps)
-    config = {"command": "run", "task": task, "set": sorted(set_ or []), "data": str(data or ""), "steps": length}
-    config |= {"optimizer": spec.to_spec(), "budget": budget, "warmups": fractions, "decay": decay, "seeds": seeds}
-    config |= {"seed": seed, "watch_every": watch_every, "compare": compare}
-    horizons_for(length, budget, seeds, len(fractions))  # refuses a budget that is too small, before anything is written
+    loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
+    config = {"command": "run", **asked, "optimizer": spec.to_spec(), "budget": budget}
+    config |= {"warmups": fractions, "decay": decay, "seeds": seeds, "watch_every": watch_every, "compare": compare}
+    horizons_for(
+        length, budget, seeds, len(fractions)
+    )  # refuses a budget that is too small, before anything is written
     where = open_directory(out, f"{task}-{spec.name}", config, fresh=fresh)
-    try:
-        with Progress() as progress:
-            made = make_plan(
+    with working(where), Progress() as progress:
+        made = make_plan(
+            loaded,
+            spec,
+            length,
+            where,
+            progress,
+            budget=budget,
+            warmups=fractions,
+            decay=decay,
+            num_seeds=seeds,
+            seed=seed,
+            engine=engine,
+        )
+        runs = {
+            "planned": run_training(
                 loaded,
                 spec,
+                from_spec(made.schedule),
                 length,
                 where,
+                "planned",
                 progress,
-                budget=budget,
-                warmups=fractions,
-                decay=decay,
-                num_seeds=seeds,
                 seed=seed,
-                engine=engine,
+                watch_every=watch_every,
             )
-            runs = {
-                "planned": run_training(
-                    loaded,
-                    spec,
-                    from_spec(made.schedule),
-                    length,
-                    where,
-                    "planned",
-                    progress,
-                    seed=seed,
-                    watch_every=watch_every,
-                )
-            }
-            for name, schedule in baselines(spec.default_lr, length).items() if compare else ():
-                runs[name] = run_training(
-                    loaded, spec, schedule, length, where, name, progress, seed=seed, watch_every=0
-                )
-            progress.stage("writing the report")
-            page = write_report(where)
-    except KeyboardInterrupt:
-        import sys
-
-        print(
-            f"lrscope: stopped; what was done is in {where}, and the same command goes on from there", file=sys.stderr
-        )
-        raise
+        }
+        for name, schedule in baselines(spec.default_lr, length).items() if compare else ():
+            runs[name] = run_training(loaded, spec, schedule, length, where, name, progress, seed=seed, watch_every=0)
+        progress.stage("writing the report")
+        page = write_report(where)
     if json:
         outcome = {name: summary(r) for name, r in runs.items()}
-        print(json_.dumps({"plan": made.to_dict(), "runs": outcome, "report": str(page)}))
+        print(strict_json({"plan": made.to_dict(), "runs": outcome, "report": str(page)}))
     else:
         explain(made, runs)
         print(f"\nreport: {page}")
@@ -131,5 +122,5 @@ def explain(made: Plan, runs: dict[str, Run]) -> None:
 
     print_plan(made)
     print()
-    for sentence in outcome_sentences(runs):
+    for sentence in outcome_sentences(runs, made.trials):
         print(sentence)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from cyclopts import Parameter
 
-from lrscope.cli.options import Json
+from lrscope.cli.options import Json, check_steps
 from lrscope.errors import ScheduleError
+from lrscope.records import strict_json
 from lrscope.schedules import Horizon, Schedule, chart, csv_rows, parse, segments
 from lrscope.schedules.checks import number
 
@@ -34,6 +34,7 @@ def show(
 
     With ``--json`` one object: spec, num_steps, segments, and the learning rate at up to 200 steps.
     """
+    check_steps(steps)
     horizon = Horizon(steps, steps_per_epoch=steps_per_epoch, tokens_per_step=tokens_per_step)
     resolved = parse(schedule, horizon)
     base_lr = number("show", "base_lr", base_lr, above=0)
@@ -41,7 +42,7 @@ def show(
     if out is not None:
         _write(out, lr)
     if json:
-        print(json_module.dumps(_as_json(schedule, resolved, base_lr, lr), allow_nan=False))
+        print(strict_json(_as_json(schedule, resolved, base_lr, lr)))
         return
     print(schedule)
     for line in _table(resolved, base_lr, horizon):

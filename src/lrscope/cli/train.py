@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from lrscope.cli.options import Data, Device, Fresh, Json, Optimizer, Out, Seed, Settings, Steps, TaskName
 from lrscope.cli.options import load_task as _load_task
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from lrscope.tasks import Task
 
 WatchEvery = Annotated[
-    int | None, Parameter(help="Steps between sharpness readings, about two gradients each; 0 for none.")
+    int | None,
+    Parameter(
+        help="Steps between sharpness readings, about two gradients each; 0 for none.", validator=Number(gte=0)
+    ),
 ]
 
 
@@ -42,31 +46,43 @@ def train(
 
     Exit code 3 if the training diverged.
     """
-    import json as json_
-
     from lrscope.cli.app import BAD_ANSWER
+    from lrscope.cli.failures import working
     from lrscope.cli.progress import Progress
     from lrscope.cli.workspace import open_directory
     from lrscope.optimizers import OptimizerSpec
+    from lrscope.records import strict_json
     from lrscope.reports import write_report
     from lrscope.schedules import Horizon, parse
+    from lrscope.training.loop import check_schedule
 
     spec = OptimizerSpec.parse(optimizer)
-    loaded, length = _load_task(task, set_, data, device, steps)
-    per_epoch = len(loaded.train) if hasattr(loaded.train, "__len__") else None  # type: ignore[arg-type]
-    shape = parse(schedule, horizon=Horizon(steps=length, steps_per_epoch=per_epoch))
-    config = {"command": "train", "task": task, "set": sorted(set_ or []), "data": str(data or ""), "steps": length}
-    config |= {"optimizer": spec.to_spec(), "schedule": shape.to_spec(), "seed": seed, "watch_every": watch_every}
+    loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
+    shape = parse(schedule, horizon=Horizon(steps=length, steps_per_epoch=epoch_length(loaded)))
+    check_schedule(shape, length)
+    warn_of_a_bare_shape(shape, length, spec.default_lr)
+    config = {"command": "train", **asked, "optimizer": spec.to_spec()}
+    config |= {"schedule": shape.to_spec(), "watch_every": watch_every}
     where = open_directory(out, f"train-{task}-{spec.name}", config, fresh=fresh)
-    with Progress() as progress:
+    with working(where), Progress() as progress:
         run = run_training(
-            loaded, spec, shape, length, where, "planned", progress, seed=seed, watch_every=watch_every
+            loaded,
+            spec,
+            shape,
+            length,
+            where,
+            "planned",
+            progress,
+            seed=seed,
+            watch_every=watch_every,
+            stage="training",
         )
-    page = write_report(where)
+        page = write_report(where)
     if json:
-        print(json_.dumps({"run": summary(run), "report": str(page)}))
+        print(strict_json({"run": summary(run) | {"name": "run"}, "report": str(page)}))
     else:
-        print(said_of(run))
+        for line in ending(run):
+            print(line)
         print(f"report: {page}")
     return BAD_ANSWER if run.status == "diverged" else 0
 
@@ -82,20 +98,23 @@ def run_training(
     *,
     seed: int,
     watch_every: int | None,
+    stage: str | None = None,
 ) -> Run:
     """Train in ``where/runs``, continuing what is there; a finished run is read, not repeated."""
     from lrscope.cli.progress import Stop
-    from lrscope.records import Run, add_events
-    from lrscope.stability import SharpnessProbe, find_catapults
+    from lrscope.records import Run
+    from lrscope.stability import SharpnessProbe
     from lrscope.training import train
 
+    stage = stage or f"training ({name})"
     runs = where / "runs"
     lines = runs / f"{name}.jsonl"
-    if lines.exists() and (before := Run.read(lines)).status in ("finished", "diverged"):
-        return before
     every = max(steps // 100, 1) if watch_every is None else watch_every
+    if lines.exists() and (before := Run.read(lines)).status in ("finished", "diverged"):
+        progress.say(f"{stage}: already finished, read from {lines}")
+        return with_catapults(before, lines) if every else before
     probes = [SharpnessProbe(task, every=every, seed=seed)] if every else []
-    progress.stage(f"training ({name})")
+    progress.stage(stage)
     with Stop() as stop:
 
         def on_step(state: Any) -> None:
@@ -115,11 +134,19 @@ def run_training(
             resume=True,
             on_step=on_step,
         )
-    found = find_catapults(run) if every else []
-    add_events(
-        lines,
-        [(c.onset, "catapult", {"onset": c.onset, "peak": c.peak, "end": c.end, "ratio": c.ratio}) for c in found],
-    )
+    return with_catapults(run, lines) if every else run
+
+
+def with_catapults(run: Run, lines: Path) -> Run:
+    """The run with its catapults, noted in its file where they are not: a kill may have come in between."""
+    from lrscope.records import Run, add_events
+    from lrscope.stability import find_catapults
+
+    known = {event.step for event in run.events if event.kind == "catapult"}
+    found = [c for c in find_catapults(run) if c.onset not in known]
+    if not found:
+        return run
+    add_events(lines, [(c.onset, "catapult", vars(c)) for c in found])
     return Run.read(lines)
 
 
@@ -138,9 +165,32 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def said_of(run: Run) -> str:
-    """One plain sentence about how a run ended."""
+def ending(run: Run) -> list[str]:
+    """How a run ended, and whether it was stable on the way, in plain sentences."""
+    from lrscope.reports.sentences import catapult_sentence, headroom_sentence
+
     if run.status == "diverged":
-        return f"{run.name}: diverged at step {run.steps_done}"
-    parts = [f"{c} {run.final(c):.4g}" for c in run.columns if c not in ("lr", "sharpness_residual")]
-    return f"{run.name}: {run.status} after {run.steps_done} steps; " + ", ".join(parts)
+        said = [f"run: diverged at step {run.steps_done}", headroom_sentence(run)]
+    else:
+        of_the_watch = {"lr", "sharpness", "sharpness_residual", "stable_lr", "headroom"}
+        ends = ", ".join(f"{c} {run.final(c):.4g}" for c in run.columns if c not in of_the_watch)
+        first = f"run: {run.status} after {run.steps_done} steps; {ends}"
+        said = [first, headroom_sentence(run), catapult_sentence(run)]
+    return [text for text in said if text]
+
+
+def epoch_length(task: Task) -> int | None:
+    """Updates per epoch; ``None`` where the loader does not know, as one over an ``IterableDataset``."""
+    try:
+        return len(task.train) or None  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def warn_of_a_bare_shape(schedule: Schedule, steps: int, default_lr: float) -> None:
+    """A shape such as ``warmup(6%) > cosine(to=0)`` peaks at 1, which is rarely meant as a learning rate."""
+    import sys
+
+    peak = schedule.values(steps).max()
+    if peak > 100 * default_lr:
+        print(f"lrscope: peak learning rate {peak:.3g}: did you mean 3e-4 * (...)?", file=sys.stderr)

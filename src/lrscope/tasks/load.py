@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -20,6 +18,7 @@ from lrscope.errors import LrscopeError, TaskError
 from lrscope.tasks.check import one_line
 from lrscope.tasks.cifar import cifar10, cifar100
 from lrscope.tasks.digits import digits
+from lrscope.tasks.place import line_of
 from lrscope.tasks.settings import as_arguments
 from lrscope.tasks.task import Task
 from lrscope.tasks.text import text as text_file
@@ -95,7 +94,7 @@ def _call(what: str, found: Any, settings: Mapping[str, Any]) -> Task:
     except LrscopeError:
         raise
     except (Exception, SystemExit) as error:
-        raise TaskError(f"task: {what} raised {one_line(error)}{_line_of(error)}") from error
+        raise TaskError(f"task: {what} raised {one_line(error)}{line_of(error)}") from error
     if not isinstance(task, Task):
         came = "None; does it end in return Task(...)?" if task is None else f"{type(task).__name__}"
         raise TaskError(f"task: {what} must return a lrscope.Task, got {came}")
@@ -118,7 +117,7 @@ def _import_file(where: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise TaskError(f"task: importing {where} failed with {one_line(error)}{_line_of(error)}") from error
+        raise TaskError(f"task: importing {where} failed with {one_line(error)}{line_of(error)}") from error
     return module
 
 
@@ -131,24 +130,9 @@ def _import_module(where: str) -> ModuleType:
                 f"task: there is no module {where!r} (no {error.name!r} is installed or lies in {Path.cwd()}); for a "
                 f"file write its path with .py, for example {where.replace('.', '/')}.py:task"
             ) from None
-        raise TaskError(f"task: importing {where} failed with {one_line(error)}{_line_of(error)}") from error
+        raise TaskError(f"task: importing {where} failed with {one_line(error)}{line_of(error)}") from error
     except (Exception, SystemExit) as error:
-        raise TaskError(f"task: importing {where} failed with {one_line(error)}{_line_of(error)}") from error
-
-
-def _line_of(error: BaseException) -> str:
-    """Where in the user's code: the innermost line outside of Python's own and installed packages."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not any(part in frame.filename for part in ("site-packages", "<frozen", str(Path(__file__).parents[1])))
-        and not frame.filename.startswith(os.path.dirname(os.__file__))
-    ]
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
-    if not frames:
-        return ""
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {(frames[-1].line or '').strip()})"
+        raise TaskError(f"task: importing {where} failed with {one_line(error)}{line_of(error)}") from error
 
 
 @contextmanager
