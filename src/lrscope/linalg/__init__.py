@@ -2,8 +2,17 @@
 
 from lrscope.linalg.lanczos import lanczos
 from lrscope.linalg.memory import ProductMemory
-from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise
+from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise, working_dtype
 from lrscope.linalg.power import power_iteration
 from lrscope.linalg.track import EigenTracker
 
-__all__ = ["EigenPairs", "EigenTracker", "Matvec", "ProductMemory", "lanczos", "orthonormalise", "power_iteration"]
+__all__ = [
+    "EigenPairs",
+    "EigenTracker",
+    "Matvec",
+    "ProductMemory",
+    "lanczos",
+    "orthonormalise",
+    "power_iteration",
+    "working_dtype",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise
+from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise, working_dtype
 
 
 def lanczos(
@@ -32,7 +32,8 @@ def lanczos(
 
     Args:
         matvec: Symmetric A as a function ``(P,) -> (P,)``.
-        start: One start vector ``(P,)``, or M of them as columns ``(P, M)``; nearly dependent ones are dropped.
+        start: One start vector ``(P,)``, or M of them as columns ``(P, M)``; nearly dependent ones are dropped. All
+            work is done in its dtype, in float32 where that is a half precision.
         count: Number of eigenpairs, 1 ... P.
         tol: A pair has converged when ``||A v - value v|| <= tol * |value|``. The value's own error is then far
             smaller: about residual^2 / gap.
@@ -46,7 +47,7 @@ def lanczos(
     Returns:
         Pairs, largest first. Cost: ``num_matvecs`` products and O(P * max_basis) other work per product.
     """
-    columns = start.reshape(start.shape[0], -1)
+    columns = start.reshape(start.shape[0], -1).to(working_dtype(start.dtype))
     size = columns.shape[0]
     if generator is None:
         generator = torch.Generator(device=columns.device).manual_seed(0)
@@ -118,7 +119,7 @@ class _Space:
         if unit is None:
             return False
         self.basis = torch.cat([self.basis, unit[None]])
-        self.images = torch.cat([self.images, self.matvec(unit)[None]])
+        self.images = torch.cat([self.images, self.matvec(unit).to(unit)[None]])
         self.num_matvecs += 1
         return True
 
@@ -137,7 +138,7 @@ class _Space:
     def _eigh(self) -> tuple[Tensor, Tensor]:
         T = self.basis @ self.images.T
         if not torch.isfinite(T).all():
-            nan = torch.full((len(self),), torch.nan, dtype=T.dtype, device=T.device)
-            return nan, torch.eye(len(self), dtype=T.dtype, device=T.device)
-        values, S = torch.linalg.eigh((T + T.T) / 2)
-        return values.flip(0), S.flip(1)
+            return T.new_full((len(self),), torch.nan), torch.eye(len(self), dtype=T.dtype, device=T.device)
+        small = T.cpu().double()  # eigh knows no half precision
+        values, S = torch.linalg.eigh((small + small.T) / 2)
+        return values.flip(0).to(T), S.flip(1).to(T)

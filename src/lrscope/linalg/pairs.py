@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Matvec = Callable[[Tensor], Tensor]
-"""A symmetric matrix A as a function: (P,) -> (P,)."""
+"""A symmetric matrix A as a function: (P,) -> (P,), of the vector's dtype."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class EigenPairs:
     residuals: Tensor
     num_matvecs: int
     converged: bool
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a solver keeps its vectors: at least float32, since bases in half precision are none."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def orthonormalise(v: Tensor, basis: Tensor) -> Tensor | None:

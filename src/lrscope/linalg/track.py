@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrscope.linalg.lanczos import lanczos
 from lrscope.linalg.memory import ProductMemory
-from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise
+from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise, working_dtype
 
 CREDIT = 15.0
 """Extra products that a new tracker may spend at once: the matrix moves fastest at the beginning of training."""
@@ -81,7 +81,7 @@ class EigenTracker:
         self.credit += self.budget or 0.0
         place = self._place(theta)
         C, T = self.memory.predict(place, self.time)
-        x = self._leading(C, T, theta)
+        x = self._leading(C, T)
         image = matvec(x)
         if not bool(torch.isfinite(image).all()):
             nan = x.new_full((1,), torch.nan)
@@ -127,12 +127,12 @@ class EigenTracker:
         signed = torch.nn.functional.pad(theta * self._signs, (0, pad))
         return signed.view(SKETCH, -1).sum(1, dtype=torch.float64).cpu()
 
-    def _leading(self, C: Tensor, T: Tensor, theta: Tensor) -> Tensor:
+    def _leading(self, C: Tensor, T: Tensor) -> Tensor:
         """The predicted top eigenvector, ``(P,)``; the last one where nothing is known but zeros."""
         if len(T):
             x = self.memory.combine(torch.linalg.eigh(T)[1][:, -1] @ C)
             return x / x.norm()
-        return self.memory.vectors[len(self.memory) - 1].clone().to(theta)
+        return self.memory.vectors[len(self.memory) - 1].clone()
 
     def _ritz(self, rows: list[int]) -> None:
         """Rotate this update's pairs into Ritz pairs, the largest first."""
@@ -148,7 +148,8 @@ class EigenTracker:
     def _first(self, matvec: Matvec, theta: Tensor) -> EigenPairs:
         """A cold solve; its runners-up are remembered too."""
         generator = torch.Generator(device=theta.device).manual_seed(self.seed)
-        start = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
+        dtype = working_dtype(theta.dtype)
+        start = torch.randn(theta.shape, dtype=dtype, device=theta.device, generator=generator)
         pairs = lanczos(matvec, start, count=min(2, theta.numel()), tol=self.tol, generator=generator)
         if bool(torch.isfinite(pairs.values).all()):
             place = self._place(theta)
