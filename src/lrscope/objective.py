@@ -80,7 +80,7 @@ class Objective:
     Args:
         model: Any module whose loss can be differentiated.
         loss_fn: ``loss_fn(model, batch)`` -> mean loss over the batch, shape ``()``.
-        batches: The batches L is the mean over. Read once, here, and kept.
+        batches: The batches L is the mean over, as a list or another iterable. Read once, here, and kept.
         count: Number of examples in a batch.
         mode: ``"train"`` uses batch statistics where the model has BatchNorm, as training does; ``"eval"`` uses
             the running ones.
@@ -91,6 +91,7 @@ class Objective:
         spent: :class:`~lrscope.records.Cost` so far, in evaluations over all batches.
 
     Raises:
+        TypeError: Of the model, the loss function or the batches; one batch alone must be wrapped, ``[batch]``.
         TaskError: No trainable parameters, no batches, or a loss that is not a scalar.
     """
 
@@ -109,6 +110,12 @@ class Objective:
             raise TypeError(f"loss_fn: expected a function loss_fn(model, batch), got {type(loss_fn).__name__}")
         if mode not in ("train", "eval"):
             raise ValueError(f"mode: expected 'train' or 'eval', got {mode!r}")
+        if _is_one_batch(batches):
+            raise TypeError(
+                f"batches: expected a list of batches, got a {type(batches).__name__}"
+                f"{' of tensors' if isinstance(batches, tuple) else ''}, which looks like one batch; wrap one batch: "
+                "[batch] (and several in a list)"
+            )
         with isolated_rng():
             self.batches: tuple[Batch, ...] = tuple(batches)
         if not self.batches:
@@ -215,3 +222,22 @@ class Objective:
         if not isinstance(theta, Tensor) or theta.shape != (self.size,):
             came = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
             raise ValueError(f"{name}: expected a tensor of shape ({self.size},), got {came}")
+
+
+def _is_one_batch(batches: Any) -> bool:
+    if isinstance(batches, tuple):
+        return len(batches) > 0 and all(isinstance(part, Tensor) for part in batches)
+    return isinstance(batches, (Tensor, Mapping))
+
+
+def require_objective(objective: Any) -> None:
+    """Refuse a model, or anything else that is not a loss as a function of theta.
+
+    Raises:
+        TypeError: What came, and what to do.
+    """
+    if not hasattr(objective, "loss_and_grad"):  # not by class: an objective in closed form is one, too
+        raise TypeError(
+            f"objective: expected a lrs.Objective, got {type(objective).__name__}; give the loss and the batches "
+            "that it is measured on: lrs.Objective(model, loss_fn, [batch])"
+        )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lrscope.errors import TaskError
+from lrscope.errors import MeasurementError, TaskError
+
+Group = dict[str, Any]
+"""One of ``optimizer.param_groups``."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,15 @@ class ParamLayout:
         """Layout of ``model``'s parameters that require a gradient.
 
         Raises:
-            TaskError: No parameter requires a gradient, or trainable parameters differ in dtype or device.
+            TaskError: No parameter requires a gradient, one has no shape yet, or they differ in dtype or device.
         """
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        lazy = [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]
+        if lazy:
+            raise TaskError(
+                f"model: the shape of {lazy[0]!r} is not known before the first forward pass (a lazy module); run "
+                "one batch through the model where it is built, or give the layer its input size"
+            )
         items = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not items:
             raise TaskError(
@@ -75,3 +86,45 @@ class ParamLayout:
         params = dict(model.named_parameters())
         for name, value in self.unflatten(theta).items():
             params[name].copy_(value)
+
+
+def groups_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Group]:
+    """The optimizer's group of every trainable parameter of ``model``, by name.
+
+    Raises:
+        MeasurementError: A trainable parameter is not in the optimizer.
+    """
+    home = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    params = dict(model.named_parameters())
+    names = ParamLayout.of(model).names
+    missing = [name for name in names if id(params[name]) not in home]
+    if missing:
+        raise MeasurementError(
+            f"optimizer: does not hold the trainable parameter {missing[0]!r} (and {len(missing) - 1} more), so its "
+            "next step is not a step of this model; build it from this model's parameters, or freeze those that "
+            "are not trained"
+        )
+    return {name: home[id(params[name])] for name in names}
+
+
+def relative_rates(groups: Sequence[Group]) -> list[float]:
+    """Each group's learning rate in units of the first that is not 0.
+
+    Where a schedule holds all of them at 0, as at the first step of a warmup, their ``initial_lr`` decide, which
+    every torch scheduler leaves in the groups.
+
+    Raises:
+        MeasurementError: Several groups at 0 without base rates, so that their ratios cannot be told.
+    """
+    for key in ("lr", "initial_lr"):
+        rates = [float(group.get(key, 0.0)) for group in groups]
+        unit = next((rate for rate in rates if rate > 0), None)
+        if unit is not None:
+            return [rate / unit for rate in rates]
+    if len(groups) == 1:
+        return [1.0]
+    raise MeasurementError(
+        f"optimizer: all {len(groups)} groups are at learning rate 0 and none has an 'initial_lr', so the ratios of "
+        "their rates are not known; measure after the first step of the warmup, or let ScheduledLR or a torch "
+        "scheduler set the rates"
+    )

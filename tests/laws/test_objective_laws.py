@@ -154,6 +154,23 @@ def test_costs_are_counted():
     [
         (lambda: Objective("model", lambda m, b: 0, [1]), TypeError, "model: expected"),
         (lambda: Objective(nn.Linear(1, 1), None, [1]), TypeError, "loss_fn: expected a function"),
+        (
+            lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, torch.ones(2, 1)),
+            TypeError,
+            r"wrap one batch: \[batch\]",
+        ),
+        (
+            lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, (torch.ones(2, 1), torch.ones(2))),
+            TypeError,
+            r"tuple of tensors.*wrap one batch: \[batch\]",
+        ),
+        (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, {"x": torch.ones(2, 1)}), TypeError, "wrap one batch"),
+        (
+            lambda: Objective(nn.LazyLinear(1), lambda m, b: 0, [torch.ones(1)]),
+            lrs.TaskError,
+            "'weight'.* lazy module",
+        ),
+        (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, ()), lrs.TaskError, "batches: empty"),
         (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, []), lrs.TaskError, "batches: empty"),
         (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, ["text"]), lrs.TaskError, "give count="),
         (lambda: Objective(nn.Linear(1, 1), lambda m, b: 0, [torch.ones(0, 1)]), lrs.TaskError, "0 examples"),
@@ -181,3 +198,9 @@ def test_mixed_dtypes_cannot_form_one_vector():
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1).double())
     with pytest.raises(lrs.TaskError, match="must share one dtype"):
         ParamLayout.of(model)
+
+
+def test_batches_come_as_any_iterable_of_batches():
+    one = objective_of("tuple")
+    for batches in (one.batches, list(one.batches), iter(one.batches)):
+        assert Objective(one.model, one.loss_fn, batches).loss() == one.loss()
