@@ -13,7 +13,8 @@ from lrscope.curvature.hvp import Hessian
 from lrscope.curvature.probe import Method, choose
 from lrscope.curvature.result import EigenResult
 from lrscope.errors import MeasurementError
-from lrscope.linalg import lanczos
+from lrscope.linalg import lanczos, working_dtype
+from lrscope.objective import require_objective
 
 if TYPE_CHECKING:
     from lrscope.objective import Objective
@@ -63,12 +64,13 @@ def sharpness(
         1.5 to 2.5 gradients; the first call on an objective spends three or four more products on the probe.
 
     Raises:
-        ValueError: An argument is wrong; the message names it.
+        TypeError, ValueError: An argument is wrong; the message names it.
         MeasurementError: Loss or gradient is not finite at theta, or no product can be computed on this model.
 
     References:
         Kalra & Barkeshli, Why Warmup the Learning Rate?, 2024, arXiv 2406.09405, for both quantities.
     """
+    require_objective(objective)
     began, spent = time.perf_counter(), objective.spent
     theta = objective.point() if theta is None else theta.detach()
     size = objective.size
@@ -127,29 +129,27 @@ def scale_of(preconditioner: Tensor | None, theta: Tensor) -> Tensor | None:
 
 
 def preconditioned(H: Hessian, scale: Tensor | None):
-    """The matrix-vector product of ``S H S`` with S the diagonal ``scale``; of H if there is none."""
+    """The matrix-vector product of ``S H S`` with S the diagonal ``scale``; of H if there is none.
+
+    The product is of the vector's dtype, which is wider than the model's where that is a half precision.
+    """
     if scale is None:
-        return lambda v: H @ v
-    return lambda v: scale * (H @ (scale * v))
+        return lambda v: (H @ v).to(v)
+    return lambda v: (scale * (H @ (scale * v))).to(v)
 
 
 def require_finite(objective: Objective, theta: Tensor) -> Tensor:
     """The gradient at theta, shape ``(P,)``; cost: one gradient.
 
     Raises:
-        MeasurementError: theta, loss or gradient is not finite.
+        MeasurementError: theta, loss or gradient is not finite, or there is no gradient.
     """
     if not bool(torch.isfinite(theta).all()):
         raise MeasurementError(
             f"theta: {int((~torch.isfinite(theta)).sum())} of {theta.numel()} parameters are nan or inf, so there is "
             "no curvature to measure; the run has diverged"
         )
-    try:
-        loss, grad = objective.loss_and_grad(theta)
-    except (RuntimeError, NotImplementedError) as error:
-        raise MeasurementError(
-            f"the loss has no gradient in theta, so it has no curvature: {str(error).strip().splitlines()[0]}"
-        ) from error
+    loss, grad = loss_and_grad(objective, theta)
     if loss != loss or abs(loss) == float("inf"):
         raise MeasurementError(f"the loss is {loss} at theta, so there is no curvature to measure there")
     if not bool(torch.isfinite(grad).all()):
@@ -160,14 +160,34 @@ def require_finite(objective: Objective, theta: Tensor) -> Tensor:
     return grad
 
 
+def loss_and_grad(objective: Objective, theta: Tensor) -> tuple[float, Tensor]:
+    """The objective's own, with torch's errors put in words; cost: one gradient.
+
+    Raises:
+        MeasurementError: The loss has no gradient in theta, or none as one dense vector.
+    """
+    try:
+        return objective.loss_and_grad(theta)
+    except (RuntimeError, NotImplementedError) as error:
+        if any(getattr(module, "sparse", False) is True for module in objective.model.modules()):
+            remedy = "; the model has an embedding with sparse gradients, build it with sparse=False"
+        else:
+            remedy = ""
+        raise MeasurementError(
+            "the loss has no gradient in theta, so neither its curvature nor a step can be measured: "
+            f"{str(error).strip().splitlines()[0]}{remedy}"
+        ) from error
+
+
 def _start(start: Tensor | None, theta: Tensor, seed: int) -> Tensor:
     if start is None:
         generator = torch.Generator(device=theta.device).manual_seed(seed)
-        return torch.randn(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
+        dtype = working_dtype(theta.dtype)
+        return torch.randn(theta.shape, dtype=dtype, device=theta.device, generator=generator)
     if start.ndim not in (1, 2) or start.shape[0] != theta.numel():
         raise ValueError(
             f"start: expected shape ({theta.numel()},) or ({theta.numel()}, M), got {tuple(start.shape)}"
         )
     if not bool(torch.isfinite(start).all()) or not bool(start.any()):
         raise ValueError("start: expected finite numbers, not all zero")
-    return start.detach().to(theta)
+    return start.detach().to(theta.device, working_dtype(theta.dtype))

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from lrscope.errors import MeasurementError
+from lrscope.params import Group, groups_of, relative_rates
 
 if TYPE_CHECKING:
     from lrscope.curvature.result import EigenResult
     from lrscope.objective import Objective
-
-Group = dict[str, Any]
 
 
 def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
@@ -33,9 +32,15 @@ def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def reference_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate that a preconditioned sharpness belongs to: that of the first group whose rate is not 0."""
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
-    return next((lr for lr in rates if lr > 0), rates[0])
+    """The learning rate that a preconditioned sharpness belongs to: that of the first group whose rate is not 0.
+
+    Where a schedule holds all groups at 0 it is 0, though their ratios still count in :func:`preconditioner`.
+
+    Raises:
+        MeasurementError: Several groups at 0 whose ratios cannot be told.
+    """
+    relative = relative_rates(optimizer.param_groups)
+    return float(optimizer.param_groups[relative.index(1.0)]["lr"])
 
 
 @torch.no_grad()
@@ -52,6 +57,7 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
 
     Groups whose learning rates differ are absorbed: their part of P is multiplied by lr_0 / lr_g, with lr_0 the
     :func:`reference_lr`, since a group at twice the rate moves as if its P were half. A group at rate 0 gets ``inf``.
+    Where a schedule holds all of them at 0, the ratios are those of their ``initial_lr``.
     AdamW's decoupled decay does not enter; Adam's ``weight_decay`` is part of g, as in the optimizer.
 
     Args:
@@ -61,16 +67,19 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
             current parameters; cost then: one gradient (none for SGD).
 
     Raises:
-        MeasurementError: A trainable parameter is not in the optimizer, the optimizer is of another kind, or it
-            maximizes.
+        MeasurementError: A trainable parameter is not in the optimizer, the optimizer is of another kind, it
+            maximizes, or the ratios of its rates cannot be told.
 
     References:
         Kalra & Barkeshli 2024, arXiv 2406.09405, section 2 and the authors' code (the printed formula lacks the
         root). Cohen et al., Adaptive gradient methods at the edge of stability, 2022, arXiv 2207.14484.
     """
     adaptive = is_adaptive(optimizer)
-    groups = _groups(optimizer, objective)
-    lr_0 = reference_lr(optimizer)
+    groups = groups_of(optimizer, objective.model)
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise MeasurementError("optimizer: maximize=True climbs the loss, so no step size is stable in this sense")
+    rates = zip(optimizer.param_groups, relative_rates(optimizer.param_groups), strict=True)
+    relative = {id(group): rate for group, rate in rates}
     pieces: dict[str, Tensor] = {}
     params = dict(objective.model.named_parameters())
     grads: dict[str, Tensor] = {}
@@ -83,9 +92,9 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
     for name in objective.layout.names:
         p, group = params[name], groups[name]
         P = _adam(optimizer.state.get(p, {}), group, grads[name], p) if adaptive else torch.ones_like(p)
-        lr = float(group["lr"])
-        if lr != lr_0:
-            P = P * (lr_0 / lr if lr > 0 else float("inf"))
+        rate = relative[id(group)]
+        if rate != 1:
+            P = P / rate if rate > 0 else torch.full_like(P, float("inf"))
         pieces[name] = P
     return objective.layout.flatten(pieces)
 
@@ -101,21 +110,6 @@ def _adam(state: dict[str, Any], group: Group, g: Tensor, p: Tensor) -> Tensor:
     if group.get("amsgrad") and "max_exp_avg_sq" in state:
         v = torch.maximum(v, state["max_exp_avg_sq"])
     return (1 - beta1**t) * ((v / (1 - beta2**t)).sqrt() + float(group["eps"]))
-
-
-def _groups(optimizer: torch.optim.Optimizer, objective: Objective) -> dict[str, Group]:
-    """The optimizer's group of every trainable parameter, by name."""
-    home = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    params = dict(objective.model.named_parameters())
-    missing = [name for name in objective.layout.names if id(params[name]) not in home]
-    if missing:
-        raise MeasurementError(
-            f"optimizer: {len(missing)} trainable parameters of the model are not in it, first {missing[0]!r}; build "
-            "the optimizer from this model's parameters, or freeze those that are not trained"
-        )
-    if any(group.get("maximize") for group in optimizer.param_groups):
-        raise MeasurementError("optimizer: maximize=True climbs the loss, so no step size is stable in this sense")
-    return {name: home[id(params[name])] for name in objective.layout.names}
 
 
 def stability_threshold(optimizer: torch.optim.Optimizer, step: Literal["first", "late"] = "late") -> float:

@@ -15,8 +15,9 @@ from lrscope.curvature.precondition import is_adaptive, preconditioner
 from lrscope.curvature.probe import Choice, Method, choose
 from lrscope.curvature.result import EigenResult
 from lrscope.errors import MeasurementError
-from lrscope.linalg import EigenTracker
-from lrscope.objective import Objective
+from lrscope.linalg import EigenTracker, working_dtype
+from lrscope.objective import Objective, require_objective
+from lrscope.params import relative_rates
 from lrscope.records import Cost
 
 MEMORY_BYTES = 2**30
@@ -54,6 +55,7 @@ class SharpnessTracker:
 
     Raises:
         ValueError: ``tol``, ``budget`` or ``memory`` out of range.
+        TypeError: Not an :class:`~lrscope.objective.Objective`.
         MeasurementError: An optimizer whose preconditioner is not known.
     """
 
@@ -68,6 +70,7 @@ class SharpnessTracker:
         method: Method = "auto",
         seed: int = 0,
     ) -> None:
+        require_objective(objective)
         if not 0 < tol < float("inf"):
             raise ValueError(f"tol: expected a positive relative accuracy such as 1e-2, got {tol!r}")
         if budget is not None and not budget >= 0:
@@ -75,7 +78,7 @@ class SharpnessTracker:
         if memory is not None and memory < 4:
             raise ValueError(f"memory: expected at least 4 products, got {memory!r}")
         if memory is None:
-            bytes_each = 2 * objective.size * torch.finfo(objective.point().dtype).bits // 8
+            bytes_each = 2 * objective.size * torch.finfo(working_dtype(objective.point().dtype)).bits // 8
             memory = min(28, max(4, MEMORY_BYTES // bytes_each))
         self.objective = objective
         self.optimizer = optimizer
@@ -109,7 +112,7 @@ class SharpnessTracker:
 
         Raises:
             ValueError: ``theta`` or ``gradient`` has the wrong shape.
-            MeasurementError: No product can be computed on this model.
+            MeasurementError: No product can be computed on this model, or the groups' rates have no known ratio.
         """
         began = time.perf_counter()
         objective = self.objective
@@ -148,8 +151,7 @@ class SharpnessTracker:
         """P^-1/2 of the coming step, ``None`` where all parameters move at one rate."""
         if self.optimizer is None:
             return None
-        rates = {float(group["lr"]) for group in self.optimizer.param_groups}
-        if not self.adaptive and len(rates) == 1:
+        if not self.adaptive and len(set(relative_rates(self.optimizer.param_groups))) == 1:
             return None
         if self.adaptive and gradient is None:
             gradient = objective.grad(theta)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lrscope.errors import MeasurementError
-from lrscope.params import ParamLayout
+from lrscope.params import ParamLayout, groups_of, relative_rates
 
 
 def clone_optimizer(
@@ -19,32 +18,42 @@ def clone_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer of the same class, settings and state that moves ``replacement``'s values instead of its keys.
 
-    Parameters without a replacement are left out. Hooks and a scheduler's patch of ``step`` are not copied.
+    Groups keep only the parameters that have a replacement. Attributes that a subclass set itself are copied deeply,
+    and parameters in them replaced. Hooks and a scheduler's patch of ``step`` are not copied.
     """
-    clone = copy.copy(optimizer)
-    clone.state = defaultdict(dict)
-    clone.param_groups = []
+    memo: dict[int, Any] = {id(old): new for old, new in replacement.items()}
+
+    def own(value: Any) -> Any:
+        return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value, memo)
+
+    clone = object.__new__(type(optimizer))
+    # Not copy.copy: Optimizer.__getstate__ knows nothing of what a subclass keeps on itself.
+    attributes = {k: v for k, v in vars(optimizer).items() if k not in _ANEW and not k.endswith("_hooks")}
+    vars(clone).update(copy.deepcopy(attributes, memo))
+    torch.optim.Optimizer.__setstate__(clone, {})  # no hooks
+    groups: list[dict[str, Any]] = []
+    state: defaultdict[Tensor, Any] = defaultdict(dict)
     for group in optimizer.param_groups:
         kept = [p for p in group["params"] if p in replacement]
         if kept:
-            settings = {k: _own(v) for k, v in group.items() if k != "params"}
-            clone.param_groups.append(settings | {"params": [replacement[p] for p in kept]})
+            settings = {k: own(v) for k, v in group.items() if k != "params"}
+            groups.append(settings | {"params": [replacement[p] for p in kept]})
         for p in kept:
             if p in optimizer.state:
-                clone.state[replacement[p]] = {k: _own(v) for k, v in optimizer.state[p].items()}
+                state[replacement[p]] = {k: own(v) for k, v in optimizer.state[p].items()}
+    clone.param_groups, clone.state = groups, state
     return clone
 
 
-def _own(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else copy.copy(value)
+_ANEW = {"state", "param_groups", "step"}
 
 
 class NextStep:
     """The update a live optimizer would make next from ``theta`` with gradient ``grad``, as a function of the LR.
 
-    Learning rates of the groups keep their ratios; ``lr`` means that of the first group. For every rule whose
-    update is proportional to the learning rate (SGD, momentum, the Adam family, decoupled decay) one update is
-    made and then scaled; others are stepped anew for each ``lr``.
+    Learning rates of the groups keep their ratios (:func:`~lrscope.params.relative_rates`); ``lr`` means that of the
+    first group whose rate is not 0. For every rule whose update is proportional to the learning rate (SGD, momentum,
+    the Adam family, decoupled decay) one update is made and then scaled; others are stepped anew for each ``lr``.
 
     Args:
         optimizer: Live optimizer over the parameters of ``model``, with whatever state it has.
@@ -55,7 +64,8 @@ class NextStep:
         updates: Optimizer updates made on copies so far.
 
     Raises:
-        MeasurementError: The optimizer misses a trainable parameter, or its step needs a closure.
+        MeasurementError: The optimizer misses a trainable parameter, the ratios of its rates cannot be told, or its
+            step fails on a copy, for example because it needs a closure.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, theta: Tensor, grad: Tensor) -> None:
@@ -63,13 +73,7 @@ class NextStep:
         self._layout = ParamLayout.of(model)
         self._params = dict(model.named_parameters())
         self.updates = 0
-        held = {p for group in optimizer.param_groups for p in group["params"]}
-        missing = [name for name in self._layout.names if self._params[name] not in held]
-        if missing:
-            raise MeasurementError(
-                f"optimizer: does not hold the trainable parameter {missing[0]!r} (and {len(missing) - 1} more), so "
-                "its next step is not a step of this model; build it from the same model"
-            )
+        groups_of(optimizer, model)  # refuses an optimizer of another model
         self._direction = self._step(1.0)
         half = self._step(0.5)
         scale = float(self._direction.norm())
@@ -85,18 +89,19 @@ class NextStep:
         leaves = {self._params[n]: nn.Parameter(theta[n].clone()) for n in layout.names}
         for name in layout.names:
             leaves[self._params[name]].grad = grad[name].clone()
-        clone = clone_optimizer(self._optimizer, leaves)
-        base = float(clone.param_groups[0]["lr"])
-        for group in clone.param_groups:
-            ratio = float(group["lr"]) / base if base > 0 else 1.0
-            group["lr"] = lr * ratio
-        step: Callable[[], Any] = clone.step
         try:
-            step()
-        except TypeError as error:
+            clone = clone_optimizer(self._optimizer, leaves)
+            for group, rate in zip(clone.param_groups, relative_rates(clone.param_groups), strict=True):
+                group["lr"] = lr * rate
+            clone.step()
+        except MeasurementError:
+            raise
+        except Exception as error:  # an optimizer may be anybody's
+            text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            needs = "needs a closure" if "closure" in text else "fails on a copy"
             raise MeasurementError(
-                f"optimizer: {type(clone).__name__}.step needs a closure ({error}), so its next step cannot be tried "
-                "from one gradient; use a first-order optimizer"
+                f"optimizer: {type(self._optimizer).__name__}.step {needs} ({text}), so its next step cannot be "
+                "tried from one gradient; use a first-order optimizer over dense gradients"
             ) from error
         self.updates += 1
         moved = layout.flatten({n: leaves[self._params[n]].detach() for n in layout.names})

@@ -83,9 +83,27 @@ def test_a_group_at_rate_zero_does_not_move():
     assert found == pytest.approx(float(torch.linalg.eigvalsh(H)[-1]), rel=1e-6)
 
 
+def test_rates_held_at_zero_by_a_schedule_keep_their_ratios():
+    model, objective = small()
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters(), "lr": 0.2}]
+    optimizer = torch.optim.Adam(groups)
+    expected = preconditioner(optimizer, objective)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
+    assert [group["lr"] for group in optimizer.param_groups] == [0, 0]
+    torch.testing.assert_close(preconditioner(optimizer, objective), expected)
+    assert reference_lr(optimizer) == 0
+    for group in optimizer.param_groups:
+        del group["initial_lr"]
+    for ask in (reference_lr, lambda o: preconditioner(o, objective)):
+        with pytest.raises(MeasurementError, match="all 2 groups are at learning rate 0"):
+            ask(optimizer)
+    optimizer.param_groups[0]["lr"] = 0.1
+    assert reference_lr(optimizer) == 0.1
+
+
 def test_refusals_name_the_cause():
     model, objective = small()
-    with pytest.raises(MeasurementError, match=r"first '2\.weight'"):
+    with pytest.raises(MeasurementError, match=r"parameter '2\.weight'"):
         preconditioner(torch.optim.Adam(model[0].parameters()), objective)
     with pytest.raises(MeasurementError, match="Adagrad"):
         preconditioner(torch.optim.Adagrad(model.parameters()), objective)

@@ -1,5 +1,6 @@
 """What sharpness() promises besides the number: refusals, no trace, an account of itself."""
 
+import copy
 import hashlib
 import random
 
@@ -140,6 +141,31 @@ def test_loss_that_ignores_the_parameters_is_refused():
     deaf = Objective(objective.model, lambda m, b: b[0].mean(), objective.batches)
     with pytest.raises(MeasurementError, match="no gradient"):
         sharpness(deaf)
+
+
+def test_a_model_is_no_objective():
+    model = problem().model
+    for measure in (sharpness, SharpnessTracker):
+        with pytest.raises(
+            TypeError, match=r"objective: .* got Sequential; .*Objective\(model, loss_fn, \[batch\]\)"
+        ):
+            measure(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_measured_coarsely(dtype):
+    objective = problem(dtype=dtype)
+    wide = [tuple(part.double() for part in batch) for batch in objective.batches]
+    exact = sharpness(Objective(copy.deepcopy(objective.model).double(), mse, wide), tol=1e-6).value
+    found = sharpness(objective)
+    assert found.value == pytest.approx(exact, rel=0.05)
+    assert found.vectors.dtype == torch.float32
+    assert sharpness(objective, start=found.vectors).value == pytest.approx(exact, rel=0.05)
+    tracker = SharpnessTracker(objective, torch.optim.SGD(objective.model.parameters(), lr=0.1))
+    for _ in range(4):
+        assert tracker.update().value == pytest.approx(exact, rel=0.05)
+    adam = SharpnessTracker(objective, torch.optim.Adam(objective.model.parameters(), eps=1e-3))
+    assert adam.update().value > 0
 
 
 def test_without_a_second_derivative_the_difference_steps_in_and_says_so():

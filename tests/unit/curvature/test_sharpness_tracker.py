@@ -70,6 +70,17 @@ def test_adam_is_followed_preconditioned_with_or_without_the_gradient_at_hand():
         step(objective, optimizer)
 
 
+def test_a_warmup_that_starts_at_zero_keeps_the_groups_ratio():
+    model, objective = problem()
+    groups = [{"params": model[0].parameters(), "lr": 0.01}, {"params": model[2:].parameters(), "lr": 0.1}]
+    optimizer = torch.optim.SGD(groups)
+    before = SharpnessTracker(objective, optimizer).update()
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
+    now = SharpnessTracker(objective, optimizer).update()
+    assert now.preconditioned
+    assert now.value == before.value
+
+
 def test_interrupting_changes_nothing():
     model, objective = problem()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
