@@ -113,12 +113,16 @@ def _check_loss(task: Task, model: nn.Module, batch: Batch) -> None:
         raise TaskError(
             "loss_fn: no trainable parameter of the model receives a gradient; does it use the model given?"
         )
-    bad = [name for name, g in zip(trained, grads, strict=True) if g is not None and not g.isfinite().all()]
+    bad = [name for name, g in zip(trained, grads, strict=True) if g is not None and not _finite(g)]
     if bad:
         raise TaskError(
             f"loss_fn: the loss is {float(loss.detach()):.4g} at initialisation, but its gradient is not finite in "
             f"{', '.join(map(repr, bad[:3]))}; usual causes are sqrt or norm at 0, log(0) behind a mask, 0/0"
         )
+
+
+def _finite(g: Tensor) -> bool:
+    return bool((g.coalesce().values() if g.is_sparse else g).isfinite().all())
 
 
 def _check_mean(task: Task, model: nn.Module, batch: Batch) -> None:

@@ -13,6 +13,11 @@ from lrscope.errors import TaskError
 from lrscope.isolation import isolated_rng
 from lrscope.objective import Batch, LossFn, Objective, num_examples
 
+RESERVED = frozenset(
+    ("step", "loss", "lr", "eval_loss", "sharpness", "sharpness_residual", "stable_lr", "headroom", "event", "end")
+)
+"""Names with a meaning of their own in the record of a run; no metric may take one."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -25,14 +30,15 @@ class Task:
         train: Training batches that can be iterated again and again: a ``DataLoader``, a list, or any object
             whose ``iter()`` starts a new epoch. Batches may be tensors, tuples, dicts, or any nest of them.
         evaluate: Batches of the evaluation set; ``None`` if there is none (the training loss then judges).
-        metrics: ``name -> fn(model, batch)``, a mean over the batch, shape ``()``; weighted by examples.
+        metrics: ``name -> fn(model, batch)``, a mean over the batch, shape ``()``; weighted by examples. Not under a
+            name that a run's record uses itself, such as ``loss`` or ``lr``.
         name: Shown on every screen.
         count: Number of examples in a batch.
         steps: Updates of one ordinary full run; what the command line uses when ``--steps`` is not given.
         device: Where the model and the batches are moved.
 
     Raises:
-        TaskError: A field has the wrong type, or ``train`` can be read only once.
+        TaskError: A field has the wrong type, ``train`` can be read only once, or a metric has a reserved name.
     """
 
     build: Callable[[int], nn.Module]
@@ -66,10 +72,22 @@ class Task:
                     f"Task({what}=): got a one-shot iterator ({type(batches).__name__}), which is empty after one "
                     "epoch; give a DataLoader, a list, or an object whose __iter__ starts a new epoch"
                 )
+        if not isinstance(self.metrics, Mapping):
+            raise TaskError(
+                f"Task(metrics=): expected a dict from names to fn(model, batch), got {type(self.metrics).__name__}"
+            )
         for metric, fn in self.metrics.items():
+            if not isinstance(metric, str) or metric in RESERVED:
+                raise TaskError(
+                    f"Task(metrics=): {metric!r} cannot name a metric; give any text but "
+                    f"{', '.join(sorted(RESERVED))}, which mean something else in the record of a run"
+                )
             if not callable(fn):
                 raise TaskError(f"Task(metrics=): {metric!r} is a {type(fn).__name__}, expected fn(model, batch)")
-        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
+        if not isinstance(self.name, str):
+            raise TaskError(f"Task(name=): expected text, got {self.name!r}")
+        whole = isinstance(self.steps, int) and not isinstance(self.steps, bool)
+        if self.steps is not None and (not whole or self.steps < 1):
             raise TaskError(f"Task(steps=): expected a positive integer, got {self.steps!r}")
 
     def model(self, seed: int) -> nn.Module:

@@ -25,7 +25,7 @@ def good_loss(model, batch):
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-GOOD = Task(linear, good_loss, [(X[:8], Y[:8]), (X[8:], Y[8:])], [(X, Y)], {"loss": good_loss}, name="good")
+GOOD = Task(linear, good_loss, [(X[:8], Y[:8]), (X[8:], Y[8:])], [(X, Y)], {"surprise": good_loss}, name="good")
 SHARED = nn.Linear(4, 3)
 
 
@@ -116,6 +116,11 @@ BROKEN = {
     "build raises": ({"build": raising}, r"build\(0\) on device='cpu' raised RuntimeError: no weights found"),
     "build no module": ({"build": lambda seed: 3}, "returned int, expected a torch.nn.Module"),
     "build frozen": ({"build": lambda seed: nn.Linear(4, 3).requires_grad_(False)}, "no parameter that requires"),
+    "build lazy": ({"build": lambda seed: nn.LazyLinear(3)}, "'weight' is not known before the first forward"),
+    "build lazy buffer": (
+        {"build": lambda seed: nn.Sequential(nn.LazyBatchNorm1d(affine=False), nn.Linear(4, 3))},
+        "'0.running_mean' is not known",
+    ),
     "build shared": ({"build": lambda seed: SHARED}, "same parameters"),
     "build shared inside": ({"build": lambda seed: nn.Sequential(SHARED)}, "same parameters"),
     "build unseeded": ({"build": Unseeded()}, "different values in two calls .*'weight'.*seeded for you"),
@@ -162,6 +167,26 @@ BROKEN = {
 }
 
 
+REFUSED = {
+    **{
+        f"metric {name}": ({"metrics": {name: good_loss}}, f"'{name}' cannot name a metric")
+        for name in ("loss", "lr", "eval_loss", "step", "sharpness", "sharpness_residual", "stable_lr", "headroom")
+    },
+    "metric that would end a record": ({"metrics": {"end": good_loss}}, "cannot name a metric"),
+    "metric without a name": ({"metrics": {3: good_loss}}, "3 cannot name a metric"),
+    "metrics in a list": ({"metrics": [good_loss]}, r"expected a dict from names to fn\(model, batch\), got list"),
+    "steps": ({"steps": True}, r"Task\(steps=\): expected a positive integer, got True"),
+    "name": ({"name": 3}, r"Task\(name=\): expected text, got 3"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_task_refuses_at_once(name):
+    change, said = REFUSED[name]
+    with pytest.raises(TaskError, match=said):
+        replace(GOOD, **change)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_every_error(name):
     change, said = BROKEN[name]
@@ -179,6 +204,13 @@ def test_a_good_task_passes_also_without_evaluation_and_with_number_metrics():
 def test_batch_of_one_and_batches_that_cannot_be_cut_pass():
     replace(GOOD, train=[(X[:1], Y[:1])]).check()
     replace(GOOD, train=[(X, Y, torch.zeros(3))], loss_fn=good_loss, evaluate=None).check()
+
+
+def test_sparse_gradients_pass():
+    def build(seed):
+        return nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Flatten(), nn.Linear(6, 3))
+
+    replace(GOOD, build=build, train=[(torch.arange(16).reshape(8, 2) % 5, Y[:8])], evaluate=None).check()
 
 
 def test_a_loader_that_ignores_the_seed_is_warned_of():
