@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 from lrscope.records.cost import Cost
 
-CriticalStatus = Literal["found", "stable up to the largest", "unstable at the smallest", "loss not finite"]
+CriticalStatus = Literal[
+    "found",
+    "stable up to the largest",
+    "unstable at the smallest",
+    "zero gradient",
+    "momentum points uphill",
+    "loss not finite",
+]
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,11 @@ class CriticalLR:
         return {
             "stable up to the largest": f"every step up to learning rate {self.high:.3g} lowered the loss",
             "unstable at the smallest": f"already the smallest learning rate tried, {self.low:.3g}, raised the loss",
+            "zero gradient": "the gradient is zero at the starting point, so there is no downhill step to judge",
+            "momentum points uphill": "momentum (or weight decay) outweighs the gradient and points the next step "
+            "uphill, so even the smallest learning rate would raise the loss",
             "loss not finite": "the loss is not finite at the starting point, so no step can be judged",
-        }[self.status]
+        }.get(self.status, f"no largest stable learning rate: {self.status}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"cost": self.cost.to_dict(), "samples": list(self.samples)}

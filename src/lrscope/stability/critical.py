@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lrscope.curvature import preconditioner, sharpness, stability_threshold
+from lrscope.curvature.eigen import loss_and_grad
 from lrscope.errors import MeasurementError
-from lrscope.objective import Objective
+from lrscope.objective import Objective, require_objective
 from lrscope.optimizers import OptimizerSpec
 from lrscope.optimizers.clone import NextStep
 from lrscope.records import Cost, CriticalLR
+from lrscope.records.critical import CriticalStatus
 
 GROW = 2.0
 """Factor between probes while looking for a bracket (Kalra & Barkeshli 2024, section 4.2: k = 2)."""
@@ -44,7 +50,8 @@ def critical_lr(
     Args:
         objective: The loss; each of its batches gives one reading, so give several for an interval.
         optimizer: A live optimizer over the objective's model (its state is that of the real next step), or a
-            spec or name for a fresh one. Ratios between the learning rates of its groups are kept.
+            spec or name for a fresh one. Ratios between the learning rates of its groups are kept; while a
+            schedule holds all of them at 0, those of their base rates.
         smallest, largest: Learning rates tried at most.
         tol: Relative width of the final bracket.
         max_forwards: Forward passes per batch at most.
@@ -55,23 +62,28 @@ def critical_lr(
         forward passes (25 at worst); ``curvature=True`` adds a sharpness solve.
 
     Raises:
+        TypeError: ``objective`` or ``optimizer`` is something else.
         ValueError: A range or tolerance is out of bounds.
-        MeasurementError: The optimizer's next step cannot be tried on a copy.
+        MeasurementError: The loss has no gradient, or the optimizer's next step cannot be tried on a copy.
 
     References:
         Kalra and Barkeshli, "Why Warmup the Learning Rate?", 2024, arXiv 2406.09405, section 4.2 of our notes on
         the search; Lewkowycz et al., "The large learning rate phase of deep learning", 2020, arXiv 2003.02218.
     """
+    require_objective(objective)
     _check(smallest, largest, tol, max_forwards)
+    began = time.perf_counter()
     live, label = _live(optimizer, objective)
     theta = objective.point()
     readings: list[_Reading] = []
     cost = Cost()
     for part in objective.each() if len(objective.batches) > 1 else [objective]:
         before = part.spent
-        loss, grad = part.loss_and_grad(theta)
-        if not (math.isfinite(loss) and bool(torch.isfinite(grad).all())):
-            readings.append(_Reading(math.nan, math.nan, "loss not finite"))
+        loss, grad = loss_and_grad(part, theta)
+        why = _no_reading(loss, grad)
+        if why is not None:
+            readings.append(_Reading(math.nan, math.nan, why))
+            cost += part.spent - before
             continue
         move = NextStep(live, part.model, theta, grad)
 
@@ -82,18 +94,27 @@ def critical_lr(
         readings.append(_search(probe, loss, slope, smallest, largest, tol, max_forwards))
         cost += part.spent - before + Cost(updates=move.updates)
     limit, spent = _curvature_limit(objective, live, theta) if curvature else (None, Cost())
-    return _combine(readings, label, limit, cost + spent)
+    cost = replace(cost + spent, seconds=time.perf_counter() - began)
+    return _combine(readings, label, limit, cost)
 
 
 class _Reading:
     """One batch's bracket: the loss falls at ``low`` and rises at ``high``; or why there is none."""
 
-    def __init__(self, low: float, high: float, status: str = "found") -> None:
-        self.low, self.high, self.status = low, high, status
+    def __init__(self, low: float, high: float, status: CriticalStatus = "found") -> None:
+        self.low, self.high = low, high
+        self.status: CriticalStatus = status
 
     @property
     def lr(self) -> float:
         return math.sqrt(self.low * self.high) if self.status == "found" else math.nan
+
+
+def _no_reading(loss: float, grad: Tensor) -> CriticalStatus | None:
+    """Why no step can be judged from here."""
+    if not (math.isfinite(loss) and bool(torch.isfinite(grad).all())):
+        return "loss not finite"
+    return None if bool(grad.any()) else "zero gradient"
 
 
 def _search(
@@ -105,9 +126,9 @@ def _search(
     tol: float,
     max_forwards: int,
 ) -> _Reading:
+    if slope > 0:  # every small step raises the loss
+        return _Reading(math.nan, math.nan, "momentum points uphill")
     # The step that would bring the linearised loss to zero is of the right order for any scale of loss.
-    if slope >= 0:  # momentum carries this batch uphill: every small step raises its loss
-        return _Reading(smallest, smallest, "unstable at the smallest")
     lr = min(max(-loss / slope, smallest), largest) if slope < 0 and loss > 0 else min(1.0, largest)
     low, high = 0.0, math.inf
     for _ in range(max_forwards):
@@ -154,13 +175,33 @@ def _live(
     optimizer: torch.optim.Optimizer | OptimizerSpec | str | Any, objective: Objective
 ) -> tuple[torch.optim.Optimizer, str]:
     if isinstance(optimizer, torch.optim.Optimizer):
-        return optimizer, type(optimizer).__name__
+        return optimizer, _label(optimizer)
     spec = OptimizerSpec.parse(optimizer)
     return spec.build([p for p in objective.model.parameters() if p.requires_grad], lr=1.0), str(spec)
 
 
+def _label(optimizer: torch.optim.Optimizer) -> str:
+    """Name and the settings that differ from the class's defaults, such as ``SGD(momentum=0.9)``."""
+    shown = []
+    for name, parameter in inspect.signature(type(optimizer)).parameters.items():
+        values = [group[name] for group in optimizer.param_groups if name in group]
+        if name not in _UNSAID and any(value != parameter.default for value in values):
+            shown.append(f"{name}={' or '.join(dict.fromkeys(map(_short, values)))}")
+    return f"{type(optimizer).__name__}({', '.join(shown)})" if shown else type(optimizer).__name__
+
+
+_UNSAID = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
+"""Not part of the update rule: what is searched for, and how the same numbers are computed."""
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_short, value))})"
+    return f"{float(value):g}" if isinstance(value, (float, Tensor)) else str(value)
+
+
 def _curvature_limit(
-    objective: Objective, optimizer: torch.optim.Optimizer, theta: torch.Tensor
+    objective: Objective, optimizer: torch.optim.Optimizer, theta: Tensor
 ) -> tuple[float | None, Cost]:
     """First-step threshold over (preconditioned) sharpness, and what it cost in evaluations of single batches."""
     before = objective.spent
@@ -168,14 +209,13 @@ def _curvature_limit(
         threshold = stability_threshold(optimizer, step="first")
     except MeasurementError:  # an update rule whose threshold is not known
         return None, Cost()
-    grad = objective.grad(theta)
-    if not bool(torch.isfinite(grad).all()):
-        return None, Cost()
-    top = sharpness(objective, theta, preconditioner=preconditioner(optimizer, objective, grad))
+    grad, limit = objective.grad(theta), None
+    if bool(torch.isfinite(grad).all()):
+        top = sharpness(objective, theta, preconditioner=preconditioner(optimizer, objective, grad))
+        limit = threshold / top.value if top.value > 0 else None
     spent = objective.spent - before
     batches = len(objective.batches)
-    scaled = Cost(spent.forwards * batches, spent.gradients * batches, spent.products * batches)
-    return (threshold / top.value if top.value > 0 else None), scaled
+    return limit, Cost(spent.forwards * batches, spent.gradients * batches, spent.products * batches)
 
 
 def _combine(readings: list[_Reading], label: str, limit: float | None, cost: Cost) -> CriticalLR:
@@ -188,7 +228,7 @@ def _combine(readings: list[_Reading], label: str, limit: float | None, cost: Co
         high = found[0].high if one else max(r.lr for r in found)
         return CriticalLR(lr, low, high, "found", samples, label, limit, cost)
     odd = next(r for r in readings if r.status != "found")
-    return CriticalLR(math.nan, odd.low, odd.high, odd.status, samples, label, limit, cost)  # type: ignore[arg-type]
+    return CriticalLR(math.nan, odd.low, odd.high, odd.status, samples, label, limit, cost)
 
 
 def _check(smallest: float, largest: float, tol: float, max_forwards: int) -> None:

@@ -13,7 +13,7 @@ import lrscope as lrs
 from fingerprints import everything
 from lrscope.objective import Objective
 from lrscope.optimizers import OptimizerSpec
-from lrscope.stability import critical_lr
+from lrscope.stability import CriticalLR, critical_lr
 
 
 class Bowl(nn.Module):
@@ -173,3 +173,183 @@ def test_an_optimizer_of_another_model_is_refused():
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     with pytest.raises(lrs.LrscopeError, match="does not hold the trainable parameter"):
         critical_lr(bowl([1.0], [1.0]), optimizer)
+
+
+def two_rates(lr):
+    """x and y at rates of 1 to 100, both of curvature 1."""
+    model = nn.ParameterDict({k: nn.Parameter(torch.ones((), dtype=torch.float64)) for k in "xy"})
+    objective = Objective(model, lambda m, b: b.mean() * (m["x"] ** 2 + m["y"] ** 2) / 2, [torch.ones(2).double()])
+    groups = [{"params": [model["x"]], "lr": 0.001 * lr}, {"params": [model["y"]], "lr": 0.1 * lr}]
+    return objective, torch.optim.SGD(groups, lr=1.0)
+
+
+@pytest.mark.parametrize("scheduler", [lambda o: lrs.ScheduledLR(o, lrs.schedules.warmup(10)), "LambdaLR"])
+def test_group_ratios_survive_a_warmup_that_starts_at_zero(scheduler):
+    objective, optimizer = two_rates(1.0)
+    before = critical_lr(objective, optimizer, tol=0.01)
+    assert before.lr == pytest.approx(2 * (1 + 100) / (1 + 100**2), rel=0.01)
+    if scheduler == "LambdaLR":
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10)
+    else:
+        scheduler(optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0, 0]
+    at_zero = critical_lr(objective, optimizer, tol=0.01)
+    assert (at_zero.lr, at_zero.two_over_sharpness) == (before.lr, pytest.approx(before.two_over_sharpness))
+
+
+def test_ratios_that_cannot_be_told_are_refused():
+    objective, optimizer = two_rates(0.0)
+    with pytest.raises(lrs.MeasurementError, match="all 2 groups are at learning rate 0"):
+        critical_lr(objective, optimizer)
+    alone = torch.optim.SGD(objective.model.parameters(), lr=0.0)
+    assert critical_lr(objective, alone, tol=0.01).lr == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_first_group_at_rate_zero_does_not_move():
+    objective, optimizer = two_rates(1.0)
+    optimizer.param_groups[0]["lr"] = 0.0
+    # only y moves: L(lr) = (1 + (1 - lr)^2) / 2
+    found = critical_lr(objective, optimizer, tol=0.01)
+    assert found.lr == pytest.approx(2.0, rel=0.01)
+    assert found.two_over_sharpness == pytest.approx(2.0, rel=0.01)
+
+
+def test_where_nothing_was_tried_the_status_says_so():
+    found = critical_lr(bowl([1.0], [0.0]), "sgd")
+    assert (found.status, found.cost.forwards) == ("zero gradient", 0)
+    assert "gradient is zero" in str(found)
+
+    objective = bowl([1.0], [1.0])
+    optimizer = torch.optim.SGD(objective.model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.state[objective.model.x] = {"momentum_buffer": torch.tensor([-10.0], dtype=torch.float64)}
+    found = critical_lr(objective, optimizer)
+    assert (found.status, found.cost.forwards) == ("momentum points uphill", 0)
+    assert "uphill" in str(found)
+    assert "tried" not in str(found)
+    assert math.isnan(found.lr)
+
+    later = CriticalLR(math.nan, math.nan, math.nan, "of a later version")  # type: ignore[arg-type]
+    assert "of a later version" in str(later)
+
+
+class Own(torch.optim.Optimizer):
+    """Gradient descent with attributes of its own, one of which its step changes and one of which holds parameters."""
+
+    def __init__(self, params, lr, k):
+        super().__init__(params, {"lr": lr})
+        self.k, self.seen = k, []
+        self.mine = [p for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.mine:
+            self.seen.append(1)
+            self.state[p].setdefault("sums", [torch.zeros_like(p)])[0] += p.grad
+            p -= self.param_groups[0]["lr"] * self.k * p.grad
+
+
+def test_an_optimizer_with_attributes_of_its_own():
+    objective = bowl([1.0], [1.0])
+    optimizer = Own(objective.model.parameters(), 0.1, k=4.0)
+    optimizer.zero_grad()
+    bowl_loss(objective.model, objective.batches[0]).backward()
+    optimizer.step()
+    before = everything(objective.model, optimizer)
+    assert critical_lr(objective, optimizer, tol=0.01).lr == pytest.approx(0.5, rel=0.01)
+    assert everything(objective.model, optimizer) == before
+    assert optimizer.seen == [1]
+    assert torch.equal(optimizer.state[objective.model.x]["sums"][0], objective.model.x.grad)
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Another optimizer inside, whose groups and state it shows as its own."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["inner"], name)
+
+    param_groups = property(
+        lambda self: self.inner.param_groups, lambda self, v: setattr(self.inner, "param_groups", v)
+    )
+    state = property(lambda self: self.inner.state, lambda self, v: setattr(self.inner, "state", v))
+
+    def step(self, closure=None):
+        self.inner.step()
+
+
+def test_a_wrapped_optimizer_steps_once_and_is_left_alone():
+    objective = bowl([1.0], [1.0])
+    inner = torch.optim.SGD(objective.model.parameters(), lr=0.1, momentum=0.9)
+    before = everything(objective.model, inner)
+    assert critical_lr(objective, Wrapper(inner), tol=0.01, curvature=False).lr == pytest.approx(2.0, rel=0.01)
+    assert everything(objective.model, inner) == before
+    assert inner.param_groups[0]["params"] == [objective.model.x]
+
+
+def test_hooks_and_a_patched_step_are_not_copied():
+    objective = bowl([1.0], [1.0])
+    optimizer = torch.optim.SGD(objective.model.parameters(), lr=0.1)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("hook"))
+    step = optimizer.step
+    optimizer.step = lambda *a: (calls.append("patch"), step(*a))
+    assert critical_lr(objective, optimizer, tol=0.01).lr == pytest.approx(2.0, rel=0.01)
+    assert calls == []
+
+
+class Failing(torch.optim.SGD):
+    def step(self, closure=None):
+        raise AssertionError("call first_step() before")
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda params: Failing(params, lr=0.1), r"Failing\.step fails on a copy .*call first_step\(\) before"),
+        (lambda params: torch.optim.LBFGS(params), r"LBFGS\.step needs a closure"),
+        (lambda params: torch.optim.SparseAdam(params), r"SparseAdam\.step fails on a copy .*dense gradients"),
+    ],
+)
+def test_a_step_that_cannot_be_tried_is_explained(make, match):
+    objective = bowl([1.0], [1.0])
+    with pytest.raises(lrs.MeasurementError, match=match):
+        critical_lr(objective, make(list(objective.model.parameters())))
+
+
+def test_a_model_is_no_objective():
+    with pytest.raises(TypeError, match=r"objective: .* got Linear; .*Objective\(model, loss_fn, \[batch\]\)"):
+        critical_lr(nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_losses_without_a_dense_gradient_are_refused_in_words():
+    detached = Objective(nn.Linear(1, 1), lambda m, b: m(b).mean().detach(), [torch.ones(2, 1)])
+    with pytest.raises(lrs.MeasurementError, match="the loss has no gradient"):
+        critical_lr(detached)
+    sparse = Objective(nn.Embedding(4, 2, sparse=True), lambda m, b: m(b).square().mean(), [torch.arange(3)])
+    with pytest.raises(lrs.MeasurementError, match="sparse=False"):
+        critical_lr(sparse)
+
+
+def test_the_cost_counts_every_batch_and_the_time():
+    objective = bowl([1.0], [1.0], scales=(1.0, math.inf, 1.0))
+    found = critical_lr(objective, "sgd")
+    assert found.status == "found"
+    assert found.cost.gradients == 3 + 3  # one for each batch, and the one that curvature would be measured with
+    assert found.cost.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "label"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.3), "SGD"),
+        (lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, nesterov=True), "SGD(momentum=0.9, nesterov=True)"),
+        (lambda p: torch.optim.AdamW(p, betas=(0.9, 0.95), foreach=False), "AdamW(betas=(0.9, 0.95))"),
+        (lambda p: torch.optim.SGD([{"params": p, "momentum": 0.5}], lr=1.0), "SGD(momentum=0.5)"),
+        (lambda p: Own(p, 0.1, k=2.0), "Own"),
+    ],
+)
+def test_the_label_of_a_live_optimizer_tells_its_settings(make, label):
+    objective = bowl([1.0], [1.0])
+    assert critical_lr(objective, make(list(objective.model.parameters())), curvature=False).optimizer == label
