@@ -10,7 +10,8 @@ from torch import nn
 
 from lrscope.curvature import SharpnessTracker, headroom, stability_threshold
 from lrscope.errors import MeasurementError
-from lrscope.objective import Objective
+from lrscope.objective import Objective, require_objective
+from lrscope.params import groups_of
 from lrscope.records import Cost
 from lrscope.tasks import Task
 from lrscope.training.probes import TrainState
@@ -22,9 +23,15 @@ class StabilityGauge:
     Args:
         objective: Over the live model; its batches stay the same, so that readings compare.
         optimizer: The live optimizer. For an update rule whose threshold is not known, only sharpness is read.
+
+    Raises:
+        TypeError: Not an :class:`~lrscope.objective.Objective`.
+        MeasurementError: The optimizer does not hold every trainable parameter of the objective.
     """
 
     def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+        require_objective(objective)
+        groups_of(optimizer, objective.model)  # refuses an optimizer of another model
         self.objective, self.optimizer = objective, optimizer
         try:
             stability_threshold(optimizer, "late")
@@ -74,11 +81,11 @@ class SharpnessProbe:
         self.task, self.num_batches, self.seed = task, num_batches, seed
         self._gauge: StabilityGauge | None = None
         self._stored: dict[str, Any] | None = None
+        self._before = Cost()
 
     def __call__(self, state: TrainState) -> Mapping[str, float | None]:
-        gauge = self._gauge_for(state.model, state.optimizer)
         try:
-            return gauge.read(state.lr, first=state.step == 0)
+            return self._gauge_for(state.model, state.optimizer).read(state.lr, first=state.step == 0)
         except MeasurementError as error:  # the loss of these batches is no longer finite, say: a finding, not an end
             state.event("sharpness not measured", reason=str(error))
             return {}
@@ -87,18 +94,23 @@ class SharpnessProbe:
         if self._gauge is None or self._gauge.objective.model is not model:
             batches = self.task.batches(self.num_batches, seed=self.seed)
             objective = Objective(model, self.task.loss_fn, batches, count=self.task.count)
-            self._gauge = StabilityGauge(objective, optimizer)
+            self._gauge, self._before = StabilityGauge(objective, optimizer), Cost()
             if self._stored is not None:
-                self._gauge.tracker.load_state_dict(self._stored)
-                self._stored = None
+                self._gauge.tracker.load_state_dict(self._stored["tracker"])
+                self._before, self._stored = Cost(**self._stored["cost"]), None
         return self._gauge
 
     @property
     def cost(self) -> Cost:
-        return self._gauge.cost if self._gauge is not None else Cost()
+        """Work so far, in evaluations of single batches, that before a resume included."""
+        if self._stored is not None:
+            return Cost(**self._stored["cost"])
+        return self._before + self._gauge.cost if self._gauge is not None else Cost()
 
     def state_dict(self) -> dict[str, Any]:
-        return self._gauge.tracker.state_dict() if self._gauge is not None else self._stored or {}
+        if self._stored is not None or self._gauge is None:
+            return self._stored or {}
+        return {"tracker": self._gauge.tracker.state_dict(), "cost": self.cost.to_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._stored = state or None
+        self._gauge, self._stored = None, state or None

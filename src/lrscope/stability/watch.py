@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
+from lrscope.errors import MeasurementError
 from lrscope.objective import Objective
 from lrscope.records import Run, RunWriter
+from lrscope.records.run import Status
 from lrscope.stability.catapult import find_catapults
 from lrscope.stability.probes import StabilityGauge
 
@@ -19,7 +22,8 @@ class Watch:
     """Reports loss, learning rate, sharpness and headroom of a training loop that lrscope does not run.
 
     Call :meth:`step` once per optimizer update, after the update. Nothing of the model, the optimizer or the
-    random state changes.
+    random state changes. Leaving the ``with`` block, or :meth:`close`, writes how it ended; the record of a loop
+    that was cut off reads as interrupted.
 
     Args:
         objective: The loss to measure, over the live model. A fixed batch or two is enough.
@@ -28,12 +32,17 @@ class Watch:
         out: Directory for ``runs/planned.jsonl``, which ``lrscope report`` reads; ``None`` keeps rows in memory.
         on_reading: Called with the row of every reading.
 
+    Raises:
+        TypeError: ``objective`` or ``optimizer`` is something else.
+        ValueError: ``every`` is out of range, or ``out`` holds a record already.
+        MeasurementError: The optimizer does not hold every trainable parameter of the objective.
+
     Example:
-        >>> watch = Watch(Objective(model, loss_fn, [batch]), optimizer, every=50)  # doctest: +SKIP
-        >>> for batch in loader:                                                    # doctest: +SKIP
-        ...     loss = training_step(batch)
-        ...     watch.step(loss)
-        >>> print(watch)                                                            # doctest: +SKIP
+        >>> with Watch(Objective(model, loss_fn, [batch]), optimizer, every=50) as watch:  # doctest: +SKIP
+        ...     for batch in loader:
+        ...         loss = training_step(batch)
+        ...         watch.step(loss)
+        >>> print(watch)                                                                   # doctest: +SKIP
     """
 
     def __init__(
@@ -42,7 +51,7 @@ class Watch:
         optimizer: torch.optim.Optimizer,
         *,
         every: int = 50,
-        out: Path | None = None,
+        out: Path | str | None = None,
         on_reading: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         if not isinstance(every, int) or every < 1:
@@ -51,10 +60,15 @@ class Watch:
             raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
         self.every, self.on_reading = every, on_reading
         self._gauge, self._optimizer = StabilityGauge(objective, optimizer), optimizer
-        if out is not None:
-            (out / "runs").mkdir(parents=True, exist_ok=True)
+        lines = None if out is None else Path(out) / "runs" / "planned.jsonl"
+        if lines is not None:
+            if lines.exists():
+                raise ValueError(f"out: {lines} holds an earlier record already; give another directory")
+            lines.parent.mkdir(parents=True, exist_ok=True)
         config = {"optimizer": type(optimizer).__name__, "every": every}
-        self._writer = RunWriter(out / "runs" / "planned.jsonl" if out else None, "watched", config)
+        self._writer = RunWriter(lines, "watched", config)
+        self._status: Status = "finished"
+        self._closed = False
         self.steps = 0
 
     def step(self, loss: float | Tensor | None = None) -> dict[str, float] | None:
@@ -62,19 +76,28 @@ class Watch:
 
         Args:
             loss: Batch loss of this update. A tensor is read, which waits for the device; give it at a pace you
-                can afford.
+                can afford. The first one that is not finite ends the readings: the run has diverged.
+
+        Raises:
+            ValueError: The watch was closed.
         """
+        if self._closed:
+            raise ValueError("Watch.step: this watch was closed and its record has its end; make a new one")
         row: dict[str, float] = {"lr": float(self._optimizer.param_groups[0]["lr"])}
         if loss is not None:
             value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
             if math.isfinite(value):
                 row["loss"] = value
-            else:
+            elif self._status != "diverged":
+                self._status = "diverged"
                 self._writer.event(self.steps, "diverged")
         due = self.steps % self.every == 0
-        if due and "diverged" not in {e.kind for e in self._writer.events}:
-            reading = self._gauge.read(row["lr"], first=False)
-            row |= {k: v for k, v in reading.items() if v is not None and math.isfinite(v)}
+        if due and self._status != "diverged":
+            try:
+                reading = self._gauge.read(row["lr"], first=False)
+                row |= {k: v for k, v in reading.items() if v is not None and math.isfinite(v)}
+            except MeasurementError as error:  # a finding, and no reason to stop a training loop
+                self._writer.event(self.steps, "sharpness not measured", reason=str(error))
         self._writer.row(self.steps, **row)
         self.steps += 1
         if due:
@@ -89,11 +112,28 @@ class Watch:
             self._writer.name,
             self._writer.config,
             tuple(self._writer.rows),
-            "diverged" if any(e.kind == "diverged" for e in self._writer.events) else "finished",
+            self._status,
             tuple(self._writer.events),
             self._writer.environment,
             self._gauge.cost,
         )
+
+    def close(self) -> None:
+        """Write the end of the record, ``finished`` or ``diverged``; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._writer.end(self._status, self._gauge.cost)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not self._closed and self._status == "finished":
+            self._status = "interrupted"
+            self._writer.event(self.steps, "interrupted")
+        self.close()
 
     def __str__(self) -> str:
         run = self.run()
