@@ -94,18 +94,18 @@ def plan(
     measured = sum((c.cost for c in critical), Cost())
     left = max(gradients - int(measured.in_gradients()), gradients // 2)
     with contextlib.suppress(ValueError):  # what is left may be too little for a rung, but not the whole budget
-        horizons = Horizons.for_budget(steps, left, num_seeds, len(set(warmups)))
+        horizons = Horizons.for_budget(steps, left, len(set(warmups)))
     center = _center(critical, spec)
 
     texts = {
-        1: f"short runs of {horizons.wide} steps, wide range of peaks around {center:.2g}",
-        2: f"runs of {horizons.close} steps, peaks in factors of two around the best",
-        3: f"runs of {horizons.final} steps, the best three cells, {num_seeds} seeds",
+        1: f"wide range of peaks from {center:.2g} down",
+        2: "peaks in factors of two around the best",
+        3: f"the best three cells, {num_seeds} seeds",
     }
     now = {"text": ""}
 
-    def on_rung(rung: int) -> None:
-        now["text"] = texts[rung]
+    def on_rung(rung: int, horizon: int) -> None:
+        now["text"] = f"runs of {horizon} steps, {texts[rung]}"
         on_gradients(trials.cost.gradients)
 
     def on_gradients(done: float) -> None:
@@ -125,6 +125,7 @@ def plan(
         trials,
         center,
         horizons,
+        left,
         sorted({float(w) for w in warmups}),
         seeds,
         on_rung=on_rung,
@@ -158,10 +159,10 @@ def plan(
         cost=cost,
         share=cost.in_gradients() / steps,
         notes=tuple(notes(trials.rows, best)),
-        not_tried=_not_tried(trials.rows, horizons, steps, spec, decay, num_seeds),
+        not_tried=_not_tried(trials.rows, steps, spec, decay, num_seeds),
         config={
             "budget_gradients": gradients,
-            "horizons": [horizons.wide, horizons.close, horizons.final],
+            "horizons": sorted({row["horizon"] for row in trials.rows}),
             "warmups": list(warmups),
             "seeds": seeds,
             "center": center,
@@ -182,7 +183,7 @@ def horizons_for(
     if not isinstance(num_seeds, int) or num_seeds < 1:
         raise ValueError(f"num_seeds: expected a positive integer, got {num_seeds!r}")
     gradients = max(steps // 2, MIN_GRADIENTS) if budget is None else int(budget * steps)
-    return gradients, Horizons.for_budget(steps, gradients, num_seeds, num_warmups)
+    return gradients, Horizons.for_budget(steps, gradients, num_warmups)
 
 
 def _center(critical: Sequence[CriticalLR], spec: OptimizerSpec) -> float:
@@ -199,9 +200,7 @@ def _text(peak: float, warmup: int, steps: int, decay: Decay) -> str:
     return f"{peak!r} * (nonzero_warmup({warmup}) > {decay}(to=0))"
 
 
-def _not_tried(
-    rows: Sequence[Row], horizons: Horizons, steps: int, spec: OptimizerSpec, decay: Decay, num_seeds: int
-) -> tuple[str, ...]:
+def _not_tried(rows: Sequence[Row], steps: int, spec: OptimizerSpec, decay: Decay, num_seeds: int) -> tuple[str, ...]:
     peaks = [row["lr"] for row in rows]
     other = ", ".join(d for d in DECAYS if d != decay)
     said = [
@@ -210,8 +209,9 @@ def _not_tried(
         f"other hyper-parameters than {spec}, other batch sizes",
         f"more than {num_seeds} seeds",
     ]
-    if horizons.final < steps:
-        said.insert(0, f"runs longer than {horizons.final} of the {steps} steps: the rest is extrapolated")
+    longest = max(row["horizon"] for row in rows)
+    if longest < steps:
+        said.insert(0, f"runs longer than {longest} of the {steps} steps: the rest is extrapolated")
     return tuple(said)
 
 

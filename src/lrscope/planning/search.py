@@ -3,8 +3,8 @@
 Three rungs share the budget. The first looks wide: peaks in factors of four from the critical learning rate down,
 with the shortest and the longest warmup, and on past an edge of the range for as long as the best run lies on it.
 The second looks closely: factors of two around the best peak, with every warmup. The third takes the best three
-cells to the longest horizon that what is left of the budget buys, with more than one seed, and again goes on past
-an edge: the best peak moves with the length of the run.
+cells, one of them with the longest warmup, to the longest horizon the budget buys, with more than one seed, and again
+goes on past an edge: the best peak moves with the length of the run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from lrscope.errors import MeasurementError
 from lrscope.planning.trials import Row, Trial, Trials
 
-SHARES = (0.22, 0.28, 0.50)
-"""Budget of each rung. The last gets most: it decides, and its horizon is closest to the real one."""
+SHARES = (0.20, 0.25)
+"""Budget of the first two rungs. The last gets the rest: it decides, and its runs are closest to the real one."""
 BELOW = (1, 1 / 4, 1 / 16, 1 / 64, 1 / 256)
 """First columns of peaks, in units of the critical learning rate. Best peaks were found between 1/64 and 1 of it;
 loss against peak can have more than one valley, so the range is looked at whole."""
@@ -31,15 +31,15 @@ MAX_FURTHER = 2
 
 @dataclass(frozen=True)
 class Horizons:
-    """Length of the short runs on each rung, in updates."""
+    """Length of the short runs on the first two rungs, and the most it can be on the last, in updates."""
 
     wide: int
     close: int
-    final: int
+    most: int
 
     @classmethod
-    def for_budget(cls, steps: int, gradients: int, num_seeds: int, num_warmups: int) -> Horizons:
-        """Horizons that spend about ``gradients`` evaluations; the last counts on one cell past an edge.
+    def for_budget(cls, steps: int, gradients: int, num_warmups: int) -> Horizons:
+        """Horizons of the first two rungs that spend their share of ``gradients`` evaluations.
 
         Raises:
             ValueError: The budget buys fewer than MIN_HORIZON updates on the first rung.
@@ -54,30 +54,35 @@ class Horizons:
             )
         wide = min(wide, max(steps // 3, 1))
         close = max(min(int(SHARES[1] * gradients / (3 * num_warmups)), max(steps // 2, 1)), wide)
-        final = int(SHARES[2] * gradients / ((FINALISTS + 1) * num_seeds))
-        return cls(wide, close, min(max(final, close), steps))
+        return cls(wide, close, steps)
 
 
 def search(
     trials: Trials,
     center: float,
     horizons: Horizons,
+    gradients: int,
     warmups: Sequence[float],
     seeds: Sequence[int],
     *,
-    on_rung: Callable[[int], None],
+    on_rung: Callable[[int, int], None],
 ) -> None:
     """Run the three rungs; every row ends up in ``trials.rows``.
+
+    ``gradients`` is what all of them may spend: the last rung is as long as what the others left allows, since they
+    go past edges, and end early where runs diverge. ``on_rung`` hears the rung and the length of its runs.
 
     Raises:
         MeasurementError: Every run of the first rung diverged, down to the smallest peak tried.
     """
-    on_rung(1)
+    on_rung(1, horizons.wide)
     wide = _wide(trials, center, horizons.wide, warmups, seeds[0])
-    on_rung(2)
+    on_rung(2, horizons.close)
     close = _close(trials, wide, horizons.close, warmups, seeds[0])
-    on_rung(3)
-    _final(trials, ranked(close)[:FINALISTS], horizons.final, seeds)
+    left = gradients - trials.cost.gradients
+    final = min(max(int(left / ((FINALISTS + 1) * len(seeds))), horizons.close), horizons.most)
+    on_rung(3, final)
+    _final(trials, _finalists(close, max(warmups)), final, seeds)
 
 
 def _wide(trials: Trials, center: float, horizon: int, warmups: Sequence[float], seed: int) -> list[Row]:
@@ -121,27 +126,40 @@ def _close(trials: Trials, wide: list[Row], horizon: int, warmups: Sequence[floa
     return rows if ranked(rows) else wide
 
 
-def _final(trials: Trials, finalists: Sequence[Row], horizon: int, seeds: Sequence[int]) -> None:
+def _finalists(rows: Sequence[Row], longest: float) -> list[tuple[float, float]]:
+    """Peak and warmup of the cells to run longest: the best, with a seat for the longest warmup and one for others.
+
+    What a long warmup is good for shows late, and a shorter one may have been lucky with the one seed so far.
+    """
+    order = ranked(rows)
+    seats = [
+        next((r for r in order if (r["warmup_frac"] == longest) is is_longest), None) for is_longest in (True, False)
+    ]
+    chosen = [row for row in seats if row is not None]
+    chosen += [row for row in order if row not in chosen][: FINALISTS - len(chosen)]
+    return [(row["lr"], row["warmup_frac"]) for row in chosen]
+
+
+def _final(trials: Trials, cells: list[tuple[float, float]], horizon: int, seeds: Sequence[int]) -> None:
     """The finalists with every seed; then past an edge, with the other seeds only where the first one gains."""
-    cells = [(row["lr"], row["warmup_frac"]) for row in finalists]
     trials.run([Trial(horizon, lr, w, s) for s in seeds for lr, w in cells], 3)
     first = trials.run([Trial(horizon, lr, w, seeds[0]) for lr, w in cells], 3)
-    peaks = [lr for lr, _ in cells]
     for _ in range(MAX_FURTHER):
-        further = _past_the_edge(first, peaks)
+        if not ranked(first):
+            return
+        warmup = ranked(first)[0]["warmup_frac"]
+        alike = [row for row in first if row["warmup_frac"] == warmup]
+        further = _past_the_edge(alike, [row["lr"] for row in alike])
         if further is None:
             return
-        best = ranked(first)[0]
-        (row,) = trials.run([Trial(horizon, further, best["warmup_frac"], seeds[0])], 3)
+        (row,) = trials.run([Trial(horizon, further, warmup, seeds[0])], 3)
         first.append(row)
-        peaks.append(further)
-        if ranked(first)[0] is not row:
-            return
-        trials.run([Trial(horizon, further, best["warmup_frac"], s) for s in seeds[1:]], 3)
+        if ranked(first)[0] is row:
+            trials.run([Trial(horizon, further, warmup, s) for s in seeds[1:]], 3)
 
 
 def _past_the_edge(rows: Sequence[Row], peaks: Sequence[float]) -> float | None:
-    """The next peak to try where the best lies on an edge of those tried; ``None`` inside the range."""
+    """The next peak to try where the best lies on an edge of those tried, upward first; ``None`` inside the range."""
     order = ranked(rows)
     if not order:
         return None

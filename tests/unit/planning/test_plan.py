@@ -126,15 +126,17 @@ def test_the_last_rung_goes_on_past_an_edge():
         return [next(r for r in trials.rows if all(r[k] == getattr(t, k) for k in KEYS)) for t in wanted]
 
     trials.run = run
-    search(trials, 64.0, Horizons(16, 64, 1024), (0.0, 0.33), (0, 1), on_rung=lambda rung: None)
+    search(trials, 64.0, Horizons(16, 64, 1024), 10**6, (0.0, 0.33), (0, 1), on_rung=lambda *_: None)
     best = choose(final_cells(trials.rows))
-    assert best.lr == 4.0  # 1/4 was best at 16 steps, 1 at 64, 16 would be at 1024: two steps past the edge, no more
+    # 1/4 was best at 16 steps and 1 at 64; 16 would be at 1024: from the highest finalist, 2, two steps and no more
+    assert best.lr == 8.0
     assert len(best.scores) == 2
 
 
 def test_the_same_question_gets_the_same_plan():
     first, second = (lrs.plan(cases.TASKS["tuple"](), "sgd", 80, budget=10, engine="serial") for _ in range(2))
-    drop = {"cost", "environment", "trials"}
+    drop = {"cost", "environment", "trials", "critical"}  # these hold seconds
+    assert [c.samples for c in first.critical] == [c.samples for c in second.critical]
     assert {k: v for k, v in first.to_dict().items() if k not in drop} == {
         k: v for k, v in second.to_dict().items() if k not in drop
     }
@@ -207,7 +209,7 @@ def test_a_task_on_which_everything_diverges_says_so():
         ({"steps": 0}, "steps: expected a positive integer"),
         ({"steps": 2.5}, "steps"),
         ({"budget": -1}, "budget"),
-        ({"budget": 0.01}, r"budget: it buys 0 gradient evaluations.*give budget=5\.69 or more"),
+        ({"budget": 0.01}, r"budget: it buys 0 gradient evaluations.*give budget=6\.25 or more"),
         ({"warmups": ()}, "warmups"),
         ({"warmups": (0, 1.5)}, "warmups"),
         ({"decay": "expo"}, "decay: expected one of linear, cosine"),
@@ -243,20 +245,18 @@ def test_a_task_without_a_length_asks_for_one():
 @given(
     steps=st.integers(1, 100_000),
     gradients=st.integers(1, 200_000),
-    num_seeds=st.integers(1, 5),
     num_warmups=st.integers(1, 12),
 )
-def test_horizons_grow_and_stay_in_budget(steps, gradients, num_seeds, num_warmups):
+def test_horizons_grow_and_stay_in_budget(steps, gradients, num_warmups):
     columns = 5 * min(num_warmups, 2)
-    if int(0.22 * gradients / columns) < 10:
+    if int(0.20 * gradients / columns) < 10:
         with pytest.raises(ValueError, match="give budget="):
-            Horizons.for_budget(steps, gradients, num_seeds, num_warmups)
+            Horizons.for_budget(steps, gradients, num_warmups)
         return
-    h = Horizons.for_budget(steps, gradients, num_seeds, num_warmups)
-    assert 1 <= h.wide <= h.close <= h.final <= steps
-    assert h.wide * columns <= 0.22 * gradients
-    assert h.close == h.wide or h.close * 3 * num_warmups <= 0.28 * gradients
-    assert h.final == h.close or h.final * 4 * num_seeds <= 0.50 * gradients
+    h = Horizons.for_budget(steps, gradients, num_warmups)
+    assert 1 <= h.wide <= h.close <= h.most == steps
+    assert h.wide * columns <= 0.20 * gradients
+    assert h.close == h.wide or h.close * 3 * num_warmups <= 0.25 * gradients
 
 
 def row(lr, warmup, seed, score, rung=3, horizon=100):
