@@ -117,14 +117,14 @@ def relative_rates(groups: Sequence[Group]) -> list[float]:
         MeasurementError: Several groups at 0 without base rates, so that their ratios cannot be told.
     """
     for key in ("lr", "initial_lr"):
-        rates = [float(group.get(key, 0.0)) for group in groups]
+        rates = [float(group[key]) for group in groups] if all(key in group for group in groups) else []
         unit = next((rate for rate in rates if rate > 0), None)
         if unit is not None:
             return [rate / unit for rate in rates]
     if len(groups) == 1:
         return [1.0]
     raise MeasurementError(
-        f"optimizer: all {len(groups)} groups are at learning rate 0 and none has an 'initial_lr', so the ratios of "
+        f"optimizer: all {len(groups)} groups are at learning rate 0 and not all have an 'initial_lr', so the ratios of "
         "their rates are not known; measure after the first step of the warmup, or let ScheduledLR or a torch "
         "scheduler set the rates"
     )
