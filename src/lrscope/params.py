@@ -124,7 +124,7 @@ def relative_rates(groups: Sequence[Group]) -> list[float]:
     if len(groups) == 1:
         return [1.0]
     raise MeasurementError(
-        f"optimizer: all {len(groups)} groups are at learning rate 0 and not all have an 'initial_lr', so the ratios of "
-        "their rates are not known; measure after the first step of the warmup, or let ScheduledLR or a torch "
+        f"optimizer: all {len(groups)} groups are at learning rate 0 and not all have an 'initial_lr', so the ratios "
+        "of their rates are not known; measure after the first step of the warmup, or let ScheduledLR or a torch "
         "scheduler set the rates"
     )

@@ -192,5 +192,5 @@ def warn_of_a_bare_shape(schedule: Schedule, steps: int, default_lr: float) -> N
     import sys
 
     peak = schedule.values(steps).max()
-    if peak > 100 * default_lr:
+    if peak >= 1000 * default_lr:
         print(f"lrscope: peak learning rate {peak:.3g}: did you mean 3e-4 * (...)?", file=sys.stderr)
