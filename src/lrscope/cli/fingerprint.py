@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,26 +18,10 @@ WORDS = {
 
 
 def fingerprint(name: str, task: Task, seed: int) -> dict[str, Any]:
-    """Of its file, of the parameters it builds, and the loss of its first batch at ``seed``.
+    """That of the task itself and, first, a digest of the file it comes from. Cost: two forward passes."""
+    from lrscope.tasks.fingerprint import fingerprint as of_task
 
-    ``first_loss`` is ``None`` where two readings differ, as with a loader that draws from no seeded generator.
-    Cost: two forward passes.
-    """
-    model = task.model(seed)
-    parameters = [f"{key} {tuple(p.shape)} {p.dtype}" for key, p in model.named_parameters()]
-    first, again = (task.objective(seed, model=model).loss() for _ in range(2))
-    return {
-        "file": _digest(_file(name)),
-        "parameters": hashlib.sha256("\n".join(parameters).encode()).hexdigest()[:16],
-        "first_loss": float(f"{first:.6g}") if same(first, again) else None,
-    }
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equality that forgives another order of summation, as of another number of threads."""
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-5)
-    return a == b
+    return {"file": _digest(_file(name)), **of_task(task, seed)}
 
 
 def _file(name: str) -> Path | None:

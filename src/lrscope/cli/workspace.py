@@ -51,7 +51,8 @@ def _naming(config: Mapping[str, Any]) -> str:
 
 
 def _refuse_others(out: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    from lrscope.cli.fingerprint import WORDS, same
+    from lrscope.cli.fingerprint import WORDS
+    from lrscope.tasks.fingerprint import same
 
     remedy = "give another directory, or --fresh to move them aside"
     asked = sorted({*before, *after} - {"fingerprint"})

@@ -15,7 +15,7 @@ from lrscope.optimizers import OptimizerSpec
 from lrscope.planning.recipe import Decay, recipe, warmup_steps
 from lrscope.records import Cost, Run
 from lrscope.tasks import Task
-from lrscope.tasks.fingerprint import fingerprint
+from lrscope.tasks.fingerprint import fingerprint, same
 from lrscope.training import Cell, run_cells
 from lrscope.training.engines import Engine
 
@@ -70,11 +70,14 @@ class Trials:
         self._known: dict[tuple[int, float, float, int], dict[str, Any]] = {}
         self._question: dict[str, Any] = {}
         if log is not None:
-            self._question = {"task": task.name, "model": fingerprint(task), "optimizer": optimizer.to_spec()}
-            self._question["decay"] = decay
+            self._question = {"task": task.name, **fingerprint(task)}
+            self._question |= {"optimizer": optimizer.to_spec(), "decay": decay}
             _end_last_line(log)
             for row in _read(log):
-                if row.pop("question", None) == self._question:
+                asked = row.pop("question", {})
+                if asked.keys() == self._question.keys() and all(
+                    same(asked[k], v) for k, v in self._question.items()
+                ):
                     self._known[Trial(row["horizon"], row["lr"], row["warmup_frac"], row["seed"]).key] = row
 
     @property

@@ -40,7 +40,7 @@ def train_one(
     losses: list[float] = []
     status: Status = "finished"
     final: dict[str, float] = {}
-    forwards = 0.0
+    forwards, num_examples = 0.0, 1
 
     started = time.perf_counter()
     with isolated_rng(cell.seed), mode_of(model, training=True):
@@ -52,6 +52,7 @@ def train_one(
                 group["lr"] = float(rates[step])
             opt.zero_grad()
             batch = task.to_device(next(stream))
+            num_examples = task.count(batch)
             loss = task.loss_fn(model, batch)
             loss.backward()
             losses.append(float(loss.detach()))
@@ -63,7 +64,7 @@ def train_one(
                 on_progress(step + 1, steps)
         if evaluate and status == "finished":
             final, examples = evaluated(task, model)
-            forwards = examples / task.count(batch)
+            forwards = examples / num_examples
     return recording.finish(
         task,
         spec,
