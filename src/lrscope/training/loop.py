@@ -19,7 +19,7 @@ from lrscope.schedules import Schedule
 from lrscope.tasks import BatchStream, Task
 from lrscope.training import checkpoint
 from lrscope.training.divergence import has_diverged
-from lrscope.training.evaluate import evaluate
+from lrscope.training.evaluate import evaluated
 from lrscope.training.probes import Probe, TrainState, due, restore_states, states_of
 from lrscope.training.recording import has_survived
 
@@ -90,6 +90,7 @@ def train(
     scheduler = ScheduledLR(opt, schedule)
     stream = BatchStream(task.train, seed)
     step, first_loss, seconds_before = 0, math.nan, 0.0
+    evaluations, batch_size = 0, 1  # examples evaluated, and those of a training batch, for the cost
     lines = saved = None
     if out is not None:
         out = Path(out)
@@ -108,6 +109,7 @@ def train(
             stream.load_state_dict(state["stream"])
             restore_states(probes, state["probes"])
             step, first_loss, seconds_before = state["step"], state["first_loss"], state["seconds"]
+            evaluations, batch_size = state["evaluations"], state["batch_size"]
             checkpoint.set_random_state(state["random"])
         writer = RunWriter(lines, name, config, append=state is not None)
         if state is not None:
@@ -129,6 +131,8 @@ def train(
                     "step": step,
                     "first_loss": first_loss,
                     "seconds": seconds(),
+                    "evaluations": evaluations,
+                    "batch_size": batch_size,
                     "model": model.state_dict(),
                     "optimizer": opt.state_dict(),
                     "scheduler": scheduler.state_dict(),
@@ -143,9 +147,12 @@ def train(
         try:
             while step < steps:
                 if evaluate_every and step % evaluate_every == 0:
-                    writer.row(step, **evaluate(task, model))
+                    reading, examples = evaluated(task, model)
+                    writer.row(step, **reading)
+                    evaluations += examples
                 safe = False
                 batch = task.to_device(next(stream))
+                batch_size = task.count(batch)
                 opt.zero_grad(set_to_none=True)
                 loss = task.loss_fn(model, batch)
                 loss.backward()
@@ -172,7 +179,8 @@ def train(
                     save()
                     saved_at = time.monotonic()
             if status == "finished":
-                final = evaluate(task, model)
+                final, examples = evaluated(task, model)
+                evaluations += examples
                 writer.row(steps, **final)
                 if not has_survived(final, first_loss):  # the last update, which no training loss judged
                     status = "diverged"
@@ -185,7 +193,7 @@ def train(
             writer.event(step, "interrupted")
             writer.close()
             raise
-        cost = Cost(gradients=min(step + 1, steps), updates=step, seconds=seconds())
+        cost = Cost(evaluations / batch_size, min(step + 1, steps), updates=step, seconds=seconds())
         cost += sum((getattr(p, "cost", Cost()) for p in probes), Cost())
         return writer.end(status, cost)
 

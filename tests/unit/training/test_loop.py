@@ -90,6 +90,8 @@ def test_the_record_says_what_ran():
     assert run.steps_done == STEPS
     assert run["eval_loss"].step.tolist() == [STEPS]
     assert run.cost.gradients == run.cost.updates == STEPS
+    # one evaluation of 12 examples, for the loss and one metric, in batches of at most 8
+    assert run.cost.forwards in (24 / 8, 24 / 4)
 
 
 def test_any_torch_optimizer_with_groups_keeps_its_ratios():
