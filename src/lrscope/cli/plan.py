@@ -59,9 +59,8 @@ def plan(
     loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
     config = {"command": "plan", **asked, "optimizer": spec.to_spec(), "budget": budget}
     config |= {"warmups": fractions, "decay": decay, "seeds": seeds}
-    horizons_for(
-        length, budget, seeds, len(fractions)
-    )  # refuses a budget that is too small, before anything is written
+    # Refuses a budget that is too small before anything is written.
+    horizons_for(length, budget, seeds, len(fractions))
     where = open_directory(out, f"plan-{task}-{spec.name}", config, fresh=fresh)
     with working(where), Progress() as progress:
         made = make_plan(

@@ -60,9 +60,8 @@ def run(
     loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
     config = {"command": "run", **asked, "optimizer": spec.to_spec(), "budget": budget}
     config |= {"warmups": fractions, "decay": decay, "seeds": seeds, "watch_every": watch_every, "compare": compare}
-    horizons_for(
-        length, budget, seeds, len(fractions)
-    )  # refuses a budget that is too small, before anything is written
+    # Refuses a budget that is too small before anything is written.
+    horizons_for(length, budget, seeds, len(fractions))
     where = open_directory(out, f"{task}-{spec.name}", config, fresh=fresh)
     with working(where), Progress() as progress:
         made = make_plan(
