@@ -1,5 +1,6 @@
 """A task by name: what can be named, how settings are converted, and every way it can go wrong."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -166,3 +167,16 @@ def test_parse(text, kind, value):
 def test_parse_refuses(text, kind):
     with pytest.raises((ValueError, OverflowError)):
         parse(text, kind)
+
+
+def test_a_quick_edit_of_equal_length_is_seen(tmp_path):
+    file = tmp_path / "quick.py"
+    text = "import torch\nimport lrscope as lrs\ndef task():\n    return lrs.Task(lambda s: torch.nn.Linear(1, {n}), "
+    text += "lambda m, b: m(b).mean(), [torch.ones(2, 1)])\n"
+    widths = []
+    for n in (3, 4):
+        file.write_text(text.replace("{n}", str(n)))
+        os.utime(file, (1, 1))  # as two writes within one second look
+        widths.append(load(f"{file}:task").model(0).out_features)
+    assert widths == [3, 4]
+    assert not (tmp_path / "__pycache__").exists()
