@@ -31,7 +31,7 @@ def warmup_verdict(trials: Table, chosen: float) -> tuple[str, str]:
         chosen: Warmup of the plan as a share of the run.
     """
     noise = max(seed_spread(trials) or 0.0, CLOSE)
-    shorter = None
+    longest = None  # the longest trials, if ours is the longest warmup they tried, and that warmup
     for horizon in reversed(horizons(trials)):
         some = cells(trials, horizon)
         tried = sorted({cell.warmup for cell in some})
@@ -39,16 +39,20 @@ def warmup_verdict(trials: Table, chosen: float) -> tuple[str, str]:
         if ours is None or len(tried) < 2:
             continue
         if not any(w > ours for w in tried):
-            shorter = shorter or horizon
+            longest = longest or (horizon, ours)
             continue
         pairs = [pair for w in tried if w > ours if (pair := _fair(some, ours, w))]
         if pairs:
             return _judge(horizon, *min(pairs, key=lambda pair: pair[1].score or 0.0), noise)
-    if shorter is not None:
-        return (
-            "unclear",
-            f"In trials of {plural(shorter, 'step')} nothing longer than {warmup_name(chosen)} was tried.",
-        )
+    if longest is not None:
+        horizon, ours = longest
+        where, some = f"In trials of {plural(horizon, 'step')}", cells(trials, horizon)
+        pairs = [pair for w in sorted({c.warmup for c in some}) if w < ours if (pair := _fair(some, ours, w))]
+        for mine, other in pairs:
+            if abs(apart(other.score or 0.0, mine.score or 0.0)) <= noise:
+                same = f"{warmup_name(other.warmup)} scored the same as {warmup_name(ours)} within the noise"
+                return "yes", f"{where} {same}, so a longer one has nothing to bring."
+        return "unclear", f"{where} nothing longer than {warmup_name(chosen)} was tried."
     return "unclear", "No two warmup lengths were tried with the same peaks, so the trials do not say."
 
 

@@ -124,6 +124,9 @@ def test_warmup_is_judged_on_peaks_that_both_lengths_tried():
     assert verdict == "no"
     assert "20 % lower" in plain(why)
     assert sentences.warmup_verdict(better, 0.33)[0] == "unclear"
+    verdict, why = sentences.warmup_verdict(trials((100, 0.1, 0.05, 1.001), (100, 0.1, 0.33, 1.0)), 0.33)
+    assert verdict == "yes"
+    assert "scored the same as 33" in why
     assert sentences.warmup_verdict(trials((100, 0.1, 0.05, 1.0)), 0.05)[0] == "unclear"
 
 
