@@ -57,25 +57,13 @@ def plan(
     spec = OptimizerSpec.parse(optimizer)
     fractions = parse_warmups(warmups)
     loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
-    config = {"command": "plan", **asked, "optimizer": spec.to_spec(), "budget": budget}
-    config |= {"warmups": fractions, "decay": decay, "seeds": seeds}
+    options = {"budget": budget, "warmups": fractions, "decay": decay, "num_seeds": seeds}
+    config = {"command": "plan", **asked, "optimizer": spec.to_spec(), **options}
     # Refuses a budget that is too small before anything is written.
     horizons_for(length, budget, seeds, len(fractions))
     where = open_directory(out, f"plan-{task}-{spec.name}", config, fresh=fresh)
     with working(where), Progress() as progress:
-        made = make_plan(
-            loaded,
-            spec,
-            length,
-            where,
-            progress,
-            budget=budget,
-            warmups=fractions,
-            decay=decay,
-            num_seeds=seeds,
-            seed=seed,
-            engine=engine,
-        )
+        made = make_plan(loaded, spec, length, where, progress, seed=seed, engine=engine, **options)
         page = write_report(where)
     if json:
         print(strict_json({"plan": made.to_dict(), "report": str(page)}))

@@ -58,40 +58,36 @@ def run(
     spec = OptimizerSpec.parse(optimizer)
     fractions = parse_warmups(warmups)
     loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
-    config = {"command": "run", **asked, "optimizer": spec.to_spec(), "budget": budget}
-    config |= {"warmups": fractions, "decay": decay, "seeds": seeds, "watch_every": watch_every, "compare": compare}
+    options = {"budget": budget, "warmups": fractions, "decay": decay, "num_seeds": seeds}
+    config = {
+        "command": "run",
+        **asked,
+        "optimizer": spec.to_spec(),
+        **options,
+        "watch_every": watch_every,
+        "compare": compare,
+    }
     # Refuses a budget that is too small before anything is written.
     horizons_for(length, budget, seeds, len(fractions))
     where = open_directory(out, f"{task}-{spec.name}", config, fresh=fresh)
     with working(where), Progress() as progress:
-        made = make_plan(
-            loaded,
-            spec,
-            length,
-            where,
-            progress,
-            budget=budget,
-            warmups=fractions,
-            decay=decay,
-            num_seeds=seeds,
-            seed=seed,
-            engine=engine,
-        )
+        made = make_plan(loaded, spec, length, where, progress, seed=seed, engine=engine, **options)
+        schedules = {"planned": from_spec(made.schedule)}
+        schedules |= baselines(spec.default_lr, length) if compare else {}
         runs = {
-            "planned": run_training(
+            name: run_training(
                 loaded,
                 spec,
-                from_spec(made.schedule),
+                schedule,
                 length,
                 where,
-                "planned",
+                name,
                 progress,
                 seed=seed,
-                watch_every=watch_every,
+                watch_every=watch_every if name == "planned" else 0,
             )
+            for name, schedule in schedules.items()
         }
-        for name, schedule in baselines(spec.default_lr, length).items() if compare else ():
-            runs[name] = run_training(loaded, spec, schedule, length, where, name, progress, seed=seed, watch_every=0)
         progress.stage("writing the report")
         page = write_report(where)
     if json:
