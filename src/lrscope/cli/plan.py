@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Budget = Annotated[
     float | None,
-    Parameter(help="Gradient evaluations to spend, as a share of one full run; default: half a run, at least 7,200."),
+    Parameter(help="Gradient evaluations to spend, as a share of one full run; default: half a run, at least 6,600."),
 ]
 Warmups = Annotated[str, Parameter(help="Warmup fractions to compare, as in 0,5%,33%.")]
 

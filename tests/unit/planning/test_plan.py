@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import cases
 import lrscope as lrs
 from fingerprints import everything
 from lrscope.planning import recipe, warmup_steps
+from lrscope.planning.plan import MIN_GRADIENTS
 from lrscope.planning.search import Horizons, search
 from lrscope.planning.trials import Trial, Trials
 from lrscope.planning.verdict import CellScore, choose, expected_loss, final_cells, peak_interval
@@ -234,6 +236,14 @@ def test_bad_input_is_refused_before_any_work(change, match):
     with pytest.raises((ValueError, TypeError), match=match):
         lrs.plan(counted, arguments.pop("optimizer"), arguments.pop("steps"), **arguments)
     assert built == []
+
+
+def test_the_default_budget_is_told_as_it_is():
+    """The command line cannot import the number without importing torch, and prose cannot import at all."""
+    root = Path(__file__).parents[3]
+    told = [root / "src/lrscope/cli/plan.py", root / "docs/planning.md", root / "docs/decisions.md"]
+    for file in told:
+        assert f"at least {MIN_GRADIENTS:,}" in file.read_text(), file
 
 
 def test_a_task_without_a_length_asks_for_one():
