@@ -71,7 +71,7 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
             maximizes, or the ratios of its rates cannot be told.
 
     References:
-        Kalra & Barkeshli 2024, arXiv 2406.09405, section 2 and the authors' code (the printed formula lacks the
+        Kalra & Barkeshli 2024, arXiv 2406.09405, and the authors' code (the printed formula lacks the
         root). Cohen et al., Adaptive gradient methods at the edge of stability, 2022, arXiv 2207.14484.
     """
     adaptive = is_adaptive(optimizer)
@@ -132,8 +132,8 @@ def stability_threshold(optimizer: torch.optim.Optimizer, step: Literal["first",
         ValueError: ``step`` is neither ``"first"`` nor ``"late"``.
 
     References:
-        Kalra & Barkeshli 2024, arXiv 2406.09405, section 2; Nesterov: Cohen et al. 2021, arXiv 2103.00065,
-        appendix B. Each is confirmed by stepping the real optimizer on a one-dimensional quadratic.
+        Kalra & Barkeshli 2024, arXiv 2406.09405; Nesterov: Cohen et al. 2021, arXiv 2103.00065.
+        Each is confirmed by stepping the real optimizer on a one-dimensional quadratic.
     """
     if step not in ("first", "late"):
         raise ValueError(f"step: expected 'first' or 'late', got {step!r}")

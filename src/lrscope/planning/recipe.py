@@ -24,7 +24,7 @@ def recipe(peak: float, warmup: int, steps: int, decay: Decay = "linear") -> Sch
 
     with W = ``warmup``, T = ``steps`` and :math:`d(s) = 1-s` (linear) or :math:`(1+\cos \pi s)/2` (cosine). Update
     W-1 is the first at the peak, so W = 1 means no warmup, and no update is wasted at learning rate zero
-    (Kalra & Barkeshli 2024, section 3: the k-th update of the warmup uses k/W).
+    (Kalra & Barkeshli 2024: the k-th update of the warmup uses k/W).
     """
     fall = {"linear": Linear, "cosine": Cosine}[decay](peak, 0.0, steps - warmup + 1)
     return fall if warmup <= 1 else Linear(peak / warmup, peak, warmup - 1).then(fall)

@@ -41,7 +41,7 @@ def find_catapults(run: Run) -> list[Catapult]:
     :math:`\max(\log RISE, NOISE \cdot \sigma)`, with :math:`\sigma` the noise of the smoothed loss estimated from
     the median jump between neighbouring batches, an excursion is open; it closes when the loss is back at m.
 
-    Cost: one pass over the recorded losses. Stages as in Kalra & Barkeshli 2024, section 2.2 (approach, loss
+    Cost: one pass over the recorded losses. Stages as in Kalra & Barkeshli 2024 (approach, loss
     rises, sharpness drops, loss falls again).
     """
     if "loss" not in run.columns:

@@ -22,7 +22,7 @@ from lrscope.records import Cost, CriticalLR
 from lrscope.records.critical import CriticalStatus
 
 GROW = 2.0
-"""Factor between probes while looking for a bracket (Kalra & Barkeshli 2024, section 4.2: k = 2)."""
+"""Factor between probes while looking for a bracket (Kalra & Barkeshli 2024: k = 2)."""
 
 
 def critical_lr(
@@ -67,8 +67,8 @@ def critical_lr(
         MeasurementError: The loss has no gradient, or the optimizer's next step cannot be tried on a copy.
 
     References:
-        Kalra and Barkeshli, "Why Warmup the Learning Rate?", 2024, arXiv 2406.09405, section 4.2 of our notes on
-        the search; Lewkowycz et al., "The large learning rate phase of deep learning", 2020, arXiv 2003.02218.
+        Kalra and Barkeshli, "Why Warmup the Learning Rate?", 2024, arXiv 2406.09405 (the search by doubling and
+        bisection); Lewkowycz et al., "The large learning rate phase of deep learning", 2020, arXiv 2003.02218.
     """
     require_objective(objective)
     _check(smallest, largest, tol, max_forwards)
