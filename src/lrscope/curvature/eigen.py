@@ -97,18 +97,8 @@ def sharpness(
         generator=torch.Generator(device=theta.device).manual_seed(seed + 1),
     )
     seconds = time.perf_counter() - began
-    return EigenResult(
-        pairs.values,
-        pairs.vectors,
-        pairs.residuals,
-        pairs.num_matvecs,
-        pairs.converged,
-        choice.method,
-        choice.error,
-        replace(objective.spent - spent, seconds=seconds),
-        preconditioner is not None,
-        choice.why,
-    )
+    cost = replace(objective.spent - spent, seconds=seconds)
+    return EigenResult.of(pairs, choice, cost, preconditioned=preconditioner is not None)
 
 
 def scale_of(preconditioner: Tensor | None, theta: Tensor) -> Tensor | None:

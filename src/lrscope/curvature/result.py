@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lrscope.linalg import EigenPairs
 from lrscope.records import Cost
+
+if TYPE_CHECKING:
+    from lrscope.curvature.probe import Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,22 @@ class EigenResult:
     cost: Cost = field(default_factory=Cost)
     preconditioned: bool = False
     note: str = ""
+
+    @classmethod
+    def of(cls, pairs: EigenPairs, choice: Choice, cost: Cost, *, preconditioned: bool) -> EigenResult:
+        """What a solver found, by the method that was chosen for its products."""
+        return cls(
+            pairs.values,
+            pairs.vectors,
+            pairs.residuals,
+            pairs.num_matvecs,
+            pairs.converged,
+            choice.method,
+            choice.error,
+            cost,
+            preconditioned,
+            choice.why,
+        )
 
     @property
     def value(self) -> float:

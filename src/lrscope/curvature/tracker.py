@@ -134,18 +134,8 @@ class SharpnessTracker:
             return self._not_finite(theta)
         self.num_updates += 1
         self.num_matvecs += pairs.num_matvecs
-        return EigenResult(
-            pairs.values,
-            pairs.vectors,
-            pairs.residuals,
-            pairs.num_matvecs,
-            pairs.converged,
-            self._choice.method,
-            self._choice.error,
-            replace(objective.spent - spent, seconds=time.perf_counter() - began),
-            scale is not None,
-            self._choice.why,
-        )
+        cost = replace(objective.spent - spent, seconds=time.perf_counter() - began)
+        return EigenResult.of(pairs, self._choice, cost, preconditioned=scale is not None)
 
     def _scale(self, objective: Objective, theta: Tensor, gradient: Tensor | None) -> Tensor | None:
         """P^-1/2 of the coming step, ``None`` where all parameters move at one rate."""
