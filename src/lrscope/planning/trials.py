@@ -13,7 +13,7 @@ import numpy as np
 
 from lrscope.optimizers import OptimizerSpec
 from lrscope.planning.recipe import Decay, recipe, warmup_steps
-from lrscope.records import Cost, Run
+from lrscope.records import Cost, Run, drop_torn_line, read_lines
 from lrscope.tasks import Task
 from lrscope.tasks.fingerprint import fingerprint, same
 from lrscope.training import Cell, run_cells
@@ -72,8 +72,9 @@ class Trials:
         if log is not None:
             self._question = {"task": task.name, **fingerprint(task)}
             self._question |= {"optimizer": optimizer.to_spec(), "decay": decay}
-            _end_last_line(log)
-            for row in _read(log):
+            if log.exists():
+                drop_torn_line(log)
+            for row in filter(None, read_lines(log) if log.exists() else ()):
                 asked = row.pop("question", {})
                 if asked.keys() == self._question.keys() and all(
                     same(asked[k], v) for k, v in self._question.items()
@@ -170,20 +171,3 @@ def score_of(run: Run, kind: str) -> float | None:
         losses = run["loss"].value
         score = float(np.mean(losses[-max(1, len(losses) // 10) :]))
     return score if math.isfinite(score) else None
-
-
-def _read(log: Path) -> Iterable[dict[str, Any]]:
-    if not log.exists():
-        return
-    for text in log.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(text)
-        except json.JSONDecodeError:
-            continue  # the line a killed process was writing
-
-
-def _end_last_line(log: Path) -> None:
-    """Close the line a killed process was writing, so that the next row does not become part of it."""
-    if log.exists() and (text := log.read_bytes()) and not text.endswith(b"\n"):
-        with log.open("ab") as file:
-            file.write(b"\n")

@@ -3,6 +3,7 @@
 from lrscope.records.cost import Cost
 from lrscope.records.critical import CriticalLR
 from lrscope.records.environment import environment
+from lrscope.records.lines import drop_torn_line, read_lines
 from lrscope.records.plan import Plan
 from lrscope.records.run import Event, Run, RunWriter, Series, Status, add_events
 from lrscope.records.strict import strict_json
@@ -19,6 +20,8 @@ __all__ = [
     "Status",
     "Table",
     "add_events",
+    "drop_torn_line",
     "environment",
+    "read_lines",
     "strict_json",
 ]

@@ -6,7 +6,6 @@ the last flush; :meth:`Run.read` ignores a half-written last line and calls such
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 
 from lrscope.records.cost import Cost
 from lrscope.records.environment import environment
+from lrscope.records.lines import drop_torn_line, read_lines
 from lrscope.records.strict import strict_json
 from lrscope.records.table import Table
 
@@ -115,7 +115,11 @@ class Run:
         Raises:
             ValueError: The file does not start with a run's header.
         """
-        lines = list(_lines(path))
+        lines: list[dict[str, Any]] = []
+        for line in read_lines(path):
+            if line is None:  # the one a killed process was writing
+                break
+            lines.append(line)
         if not lines or lines[0].get("kind") != "run":
             raise ValueError(f"{path}: not a run file (its first line should be a run header)")
         header, rows, events, end = lines[0], [], [], {}
@@ -171,7 +175,7 @@ class RunWriter:
             if append:
                 before = Run.read(path)
                 self.rows, self.events = list(before.rows), list(before.events)
-                _drop_partial_line(path)
+                drop_torn_line(path)
             self._file = path.open("a" if append else "w", encoding="utf-8")
             if not append:
                 self._write({"kind": "run", "name": name, "config": self.config, "environment": self.environment})
@@ -229,25 +233,9 @@ class RunWriter:
             self._file.write(strict_json(record) + "\n")
 
 
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            return  # the line a killed process was writing
-        if isinstance(line, dict):
-            yield line
-
-
-def _drop_partial_line(path: Path) -> None:
-    text = path.read_bytes()
-    if text and not text.endswith(b"\n"):
-        path.write_bytes(text[: text.rfind(b"\n") + 1])
-
-
 def add_events(path: Path, events: Iterable[tuple[int, str, Mapping[str, Any]]]) -> None:
     """Append what was found in a finished run's file; reading it gives them beside the others."""
-    _drop_partial_line(path)
+    drop_torn_line(path)
     with path.open("a", encoding="utf-8") as file:
         for step, kind, detail in events:
             file.write(strict_json({"event": kind, "step": step, **detail}) + "\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrscope.records import Plan, Run, Table
+from lrscope.records import Plan, Run, Table, read_lines
 from lrscope.reports.outcome import watched
 
 KNOWN_RUNS = ("planned", "default", "cosine")
@@ -96,15 +96,7 @@ def _plan(path: Path, unreadable: list[str]) -> Plan | None:
 
 
 def _trials(path: Path) -> Table:
-    rows = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError:
-                continue  # the line a killed process was writing
-            if isinstance(row, dict):
-                rows.append(row)
+    rows = list(filter(None, read_lines(path))) if path.is_file() else []
     asked = rows[-1].get("question") if rows else None  # a log may hold rows of an earlier, different question
     return Table.of({k: v for k, v in row.items() if k != "question"} for row in rows if row.get("question") == asked)
 
