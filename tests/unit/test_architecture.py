@@ -23,9 +23,11 @@ ENTERS = {
     "training": {"errors", "isolation", "objective", "optimizers", "params", "records", "schedules", "tasks"},
     "stability": {"curvature", "errors", "objective", "optimizers", "params", "records", "tasks", "training"},
     "planning": {"errors", "optimizers", "records", "schedules", "stability", "tasks", "training"},
+    "adapters": {"errors", "isolation", "objective", "optimizers", "params", "records", "schedules", "tasks"},
     "reports": {"errors", "records"},
     "cli": {
         "_version",
+        "adapters",
         "errors",
         "optimizers",
         "planning",
