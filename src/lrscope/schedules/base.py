@@ -14,7 +14,8 @@ from lrscope.errors import ScheduleError
 from lrscope.schedules.checks import short, whole
 
 if TYPE_CHECKING:
-    from lrscope.schedules.combine import Join, Product
+    from lrscope.schedules.combine import Join, Product, Sum
+    from lrscope.schedules.operations import After, Clip, First, Repeat, Reverse, Stretch
 
 FloatArray = NDArray[np.float64]
 
@@ -59,7 +60,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def _at(self, t: FloatArray) -> FloatArray:
-        """Values at the steps ``t``: whole numbers from 0 on, as float64, shape ``(n,)``."""
+        """Values at the steps ``t`` from 0 on, float64, shape ``(n,)``.
+
+        They are whole numbers but for a schedule that is stretched, which also asks between the steps.
+        """
 
     def __call__(self, step: int) -> float:
         """The value at ``step``, a whole number from 0 on."""
@@ -95,6 +99,80 @@ class Schedule(ABC):
 
     def __rmul__(self, other: float) -> Product:
         return _as_schedule(other, "*") * self
+
+    def __add__(self, other: Schedule | float) -> Sum:
+        from lrscope.schedules.combine import Sum
+
+        return Sum((self, _as_schedule(other, "+")))
+
+    def __radd__(self, other: float) -> Sum:
+        return _as_schedule(other, "+") + self
+
+    def clip(self, low: float | None = None, high: float | None = None) -> Clip:
+        """The schedule, never below ``low`` and never above ``high``."""
+        from lrscope.schedules.operations import Clip
+
+        return Clip(self, low, high)
+
+    def first(self, steps: int) -> First:
+        """The first ``steps`` steps of this schedule."""
+        from lrscope.schedules.operations import First
+
+        return First(self, steps)
+
+    def after(self, steps: int) -> After:
+        """What remains of this schedule after ``steps`` steps."""
+        from lrscope.schedules.operations import After
+
+        return After(self, steps)
+
+    def shift(self, steps: int) -> Schedule:
+        """The schedule ``steps`` later, its first value held until then; a negative number: that much earlier."""
+        from lrscope.schedules.operations import shift
+
+        return shift(self, steps)
+
+    def stretch(self, steps: int) -> Stretch:
+        """The schedule, slower or faster, so that it takes ``steps`` steps."""
+        from lrscope.schedules.operations import Stretch
+
+        return Stretch(self, steps)
+
+    def repeat(self, times: int | None = None) -> Repeat:
+        """The schedule again and again; for ever, unless ``times`` is given."""
+        from lrscope.schedules.operations import Repeat
+
+        return Repeat(self, times)
+
+    def reverse(self) -> Reverse:
+        """The schedule backwards: it starts at its end value and ends at its first one."""
+        from lrscope.schedules.operations import Reverse
+
+        return Reverse(self)
+
+    def with_end(self, end: str) -> Schedule:
+        """The schedule with another value past its end.
+
+        Args:
+            end: ``"hold"`` the end value (what every schedule does), ``"zero"``, ``"repeat"`` from the start, or
+                ``"error"``: asking for a step past the end raises.
+        """
+        from lrscope.schedules.operations import with_end
+
+        return with_end(self, end)
+
+    def cool_down(self, at: int, steps: int, shape: str = "sqrt", end: float = 0.0) -> Join:
+        """The schedule until step ``at``, then from its value there to ``end`` in ``steps`` steps.
+
+        Args:
+            at: The step at which the cooldown begins, for example that of a checkpoint.
+            steps: Length of the cooldown.
+            shape: ``"linear"``, ``"cosine"``, ``"sqrt"`` (the "1 - sqrt" cooldown) or ``"exponential"``.
+            end: Where it ends; greater than 0 for an exponential one.
+        """
+        from lrscope.schedules.recipes import cooldown
+
+        return self.first(at).then(cooldown(self(at), steps, shape, end))
 
     def to_spec(self) -> dict[str, Any]:
         """Plain data (JSON-able) from which :func:`from_spec` builds an equal schedule."""

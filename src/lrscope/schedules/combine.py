@@ -1,9 +1,10 @@
-"""Schedules built from schedules: one after another, and pointwise products."""
+"""Schedules built from schedules: one after another, and pointwise products and sums."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +78,7 @@ class Join(Schedule, kind="join"):
         return out
 
     def __repr__(self) -> str:
-        first = f"({self.parts[0]!r})" if isinstance(self.parts[0], Product) else repr(self.parts[0])
+        first = f"({self.parts[0]!r})" if isinstance(self.parts[0], Product | Sum) else repr(self.parts[0])
         return first + "".join(f".then({part!r})" for part in self.parts[1:])
 
 
@@ -102,28 +103,73 @@ class Product(Schedule, kind="product"):
     factors: tuple[Schedule, ...]
 
     def __post_init__(self) -> None:
-        first, *rest = _parts("Product", "factors", self.factors)
-        # Only a product on the left is opened: so the order of multiplications, and every bit, stays as written.
-        flat = first.factors if isinstance(first, Product) else (first,)
-        set_field(self, "factors", (*flat, *rest))
+        set_field(self, "factors", _left_opened(Product, "factors", self.factors))
 
     @property
     def num_steps(self) -> int | None:
-        lengths = [f.num_steps for f in self.factors if not _is_number(f)]
-        finite = [n for n in lengths if n is not None]
-        return max(finite) if finite and len(finite) == len(lengths) else None
+        return _longest(self.factors)
 
     def _at(self, t: FloatArray) -> FloatArray:
-        return math.prod((f._at(t) for f in self.factors[1:]), start=self.factors[0]._at(t))
+        return functools.reduce(operator.mul, (f._at(t) for f in self.factors))
 
     def __repr__(self) -> str:
-        return " * ".join(f"({f!r})" if isinstance(f, Product) else repr(f) for f in self.factors)
+        return " * ".join(f"({f!r})" if isinstance(f, Product | Sum) else repr(f) for f in self.factors)
+
+
+@dataclass(frozen=True, repr=False)
+class Sum(Schedule, kind="sum"):
+    r"""The sum of the values at every step. Written ``a + b`` or ``a + 0.1``.
+
+    .. math:: s(t) = s_1(t) + s_2(t) + \cdots + s_n(t), \quad \text{added from left to right}
+
+    As long as its longest term, with the rules of :class:`Product`.
+
+    Args:
+        terms: Two or more.
+
+    Example:
+        >>> (0.1 + 0.9 * Linear(1.0, 0.0, 2)).values(3)
+        array([1.  , 0.55, 0.1 ])
+    """
+
+    terms: tuple[Schedule, ...]
+
+    def __post_init__(self) -> None:
+        set_field(self, "terms", _left_opened(Sum, "terms", self.terms))
+
+    @property
+    def num_steps(self) -> int | None:
+        return _longest(self.terms)
+
+    def _at(self, t: FloatArray) -> FloatArray:
+        return functools.reduce(operator.add, (s._at(t) for s in self.terms))
+
+    def __repr__(self) -> str:
+        first, *rest = (f"({s!r})" if isinstance(s, Sum) else repr(s) for s in self.terms)
+        return " + ".join((first, *rest))
+
+
+def _left_opened(cls: type[Product | Sum], name: str, value: object) -> tuple[Schedule, ...]:
+    """The parts, a leftmost one of the same class replaced by its own parts.
+
+    Only the left one is opened: so the order of the operations, and every bit, stays as written.
+    """
+    first, *rest = _parts(cls.__name__, name, value)
+    return (*(getattr(first, name) if isinstance(first, cls) else (first,)), *rest)
+
+
+def _longest(parts: tuple[Schedule, ...]) -> int | None:
+    lengths = [part.num_steps for part in parts if not _is_number(part)]
+    finite = [n for n in lengths if n is not None]
+    return max(finite) if finite and len(finite) == len(lengths) else None
 
 
 def _is_number(schedule: Schedule) -> bool:
     """Whether the schedule is one value for ever, whatever it is built from."""
     if isinstance(schedule, Product):
         return all(_is_number(f) for f in schedule.factors)
+    if isinstance(schedule, Sum):
+        return all(_is_number(s) for s in schedule.terms)
     return isinstance(schedule, Constant) and schedule.steps is None
 
 

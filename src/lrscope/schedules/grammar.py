@@ -1,9 +1,10 @@
 """The text of a schedule as a small tree; no lengths are known yet.
 
-chain  := times (">" times)*
+chain  := sum (">" sum)*
+sum    := times ("+" times)*
 times  := factor ("*" factor)*
 factor := number | shape | "(" chain ")"
-shape  := name [ "(" [arg ("," arg)*] ")" ]
+shape  := name [ "(" [arg ("," arg)*] ")" ]        the first argument of an operation is a chain
 arg    := length | name "=" (quantity | "[" quantity ("," quantity)* "]")
 length, quantity := number [ "%" | "steps" | "epochs" | "tokens" ]
 """
@@ -20,9 +21,12 @@ from lrscope.schedules.horizon import UNITS
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 50
+OPERATIONS = ("after", "bounded", "clip", "first", "repeat", "reverse", "shift", "stretch")
+"""Names whose first argument is a schedule."""
+
 _TOKEN = re.compile(
     r"(?P<number>[-+]?(?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)?)"
-    r"|(?P<name>[A-Za-z_]\w*)|(?P<symbol>[()\[\],=>*%])|(?P<end>\Z)",
+    r"|(?P<name>[A-Za-z_]\w*)|(?P<symbol>[()\[\],=>*+%])|(?P<end>\Z)",
     re.ASCII,
 )
 _SPACE = re.compile(r"\s*", re.ASCII)
@@ -39,11 +43,15 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Segment:
-    """A shape with its length, if written, its options and where each option stands."""
+    """A shape with its length, if written, its options and where each option stands.
+
+    An operation has the schedule that it works on, ``inner``, in the place of a length.
+    """
 
     place: int
     name: str
     length: Quantity | None = None
+    inner: Node | None = None
     options: dict[str, Quantity | list[Quantity]] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
 
@@ -60,7 +68,13 @@ class Times:
     factors: list[Node]
 
 
-Node = Quantity | Segment | Chain | Times
+@dataclass(frozen=True)
+class Plus:
+    place: int
+    terms: list[Node]
+
+
+Node = Quantity | Segment | Chain | Times | Plus
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class _Reader:
         place = space.end() if space else place
         found = _TOKEN.match(self.text, place)
         if found is None:
-            fail(self.text, place, "no number, name or sign of ( ) [ ] , = > * % begins here")
+            fail(self.text, place, "no number, name or sign of ( ) [ ] , = > * + % begins here")
         return _Token(found.lastgroup or "", found.group(), place)
 
     def take(self) -> _Token:
@@ -121,24 +135,41 @@ class _Reader:
     def whole(self) -> Node:
         node = self.chain()
         if self.now.kind != "end":
-            fail(self.text, self.now.place, "expected '>' and a next segment, '*' and a factor, or the end")
+            fail(
+                self.text,
+                self.now.place,
+                "expected '>' and a next segment, '*' or '+' and a factor or term, or the end",
+            )
         return node
 
     def chain(self) -> Node:
-        place, parts, star = self.now.place, [], None
+        place, parts, sign = self.now.place, [], None
         while True:
-            part, its_star = self.times()
+            part, its_sign = self.sum()
             parts.append(part)
-            star = its_star if star is None else star
+            sign = its_sign if sign is None else sign
             if not self.sees(">"):
                 break
             self.take()
         if len(parts) == 1:
             return parts[0]
-        if star is not None:
+        if sign is not None:
             # Read either way it would be someone's surprise, so it is refused.
-            fail(self.text, star, "'*' beside '>' needs parentheses: 3e-4 * (a > b), or (0.5 * a) > b")
+            here = self.text[sign]
+            fail(self.text, sign, f"{here!r} beside '>' needs parentheses: 3e-4 * (a > b), or (0.5 * a) > b")
         return Chain(place, parts)
+
+    def sum(self) -> tuple[Node, int | None]:
+        """A sum of products, and the place of its first bare sign."""
+        place = self.now.place
+        term, sign = self.times()
+        terms = [term]
+        while self.sees("+") or (self.now.kind == "number" and self.now.text[0] == "+"):
+            sign = self.now.place if sign is None else sign
+            self.now = self._token(self.now.place + 1)  # in "a +0.1" the sign is not the number's
+            term, _ = self.times()
+            terms.append(term)
+        return (terms[0] if len(terms) == 1 else Plus(place, terms)), sign
 
     def times(self) -> tuple[Node, int | None]:
         """A product, and the place of its first bare ``*``."""
@@ -157,22 +188,35 @@ class _Reader:
             return self.segment()
         if not self.sees("("):
             fail(self.text, token.place, "expected a segment such as cosine(to=0), a number, or '('")
+        self.open(token)
+        node = self.chain()
+        self.close(token)
+        return node
+
+    def open(self, token: _Token) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             fail(self.text, token.place, f"more than {MAX_DEPTH} parentheses are open")
         self.take()
-        node = self.chain()
+
+    def close(self, token: _Token) -> None:
         self.expect(")", f"to close '(' of character {token.place + 1}")
         self.depth -= 1
-        return node
 
     def segment(self) -> Segment:
         name = self.take()
         length: Quantity | None = None
+        inner: Node | None = None
         options: dict[str, Quantity | list[Quantity]] = {}
         places: dict[str, int] = {}
+        if name.text in OPERATIONS and not self.sees("("):
+            fail(self.text, self.now.place, f"expected '(' and the schedule that {name.text} works on")
         if self.sees("("):
-            self.take()
+            bracket = self.now
+            self.open(bracket)
+            if name.text in OPERATIONS:
+                inner = self.chain()
+                self.comma(name)
             while not self.sees(")"):
                 if self.now.kind == "name":
                     key = self.take()
@@ -181,14 +225,18 @@ class _Reader:
                     places[key.text] = key.place
                     self.expect("=", f"and a value after the option {short(key.text)}")
                     options[key.text] = self.items() if self.sees("[") else self.quantity()
-                elif length is None and not options:
+                elif length is None and inner is None and not options:
                     length = self.quantity()
                 else:
-                    fail(self.text, self.now.place, "expected an option such as to=0; the length comes first, once")
-                if not self.sees(")"):
-                    self.expect(",", f"or ')' in {short(name.text)}(...)")
-            self.take()
-        return Segment(name.place, name.text, length, options, places)
+                    what = "length" if inner is None else "schedule"
+                    fail(self.text, self.now.place, f"expected an option such as to=0; the {what} comes first, once")
+                self.comma(name)
+            self.close(bracket)
+        return Segment(name.place, name.text, length, inner, options, places)
+
+    def comma(self, name: _Token) -> None:
+        if not self.sees(")"):
+            self.expect(",", f"or ')' in {short(name.text)}(...)")
 
     def items(self) -> list[Quantity]:
         self.take()

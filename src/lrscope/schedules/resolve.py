@@ -12,9 +12,12 @@ from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule
 from lrscope.schedules.checks import did_you_mean
 from lrscope.schedules.combine import nonzero_warmup
+from lrscope.schedules.cycles import CosineWave, StepDecay, WarmRestarts
 from lrscope.schedules.grammar import Quantity, Segment
+from lrscope.schedules.operations import Bounded, Clip, Repeat, Reverse, Stretch
 from lrscope.schedules.ramps import Cosine, Exponential, Linear, Polynomial, Ramp, Sqrt
 from lrscope.schedules.shapes import Constant, InverseSqrt, Piecewise
+from lrscope.schedules.table import ExponentialWarmup, Table
 
 if TYPE_CHECKING:
     from lrscope.schedules.text import Builder
@@ -62,7 +65,7 @@ class PlacedSegment:
     def some_steps(self) -> int:
         steps = self.steps()
         if steps is None:
-            return self.builder.fail(self.node, f"{self.node.name} needs a length, or parse(...) a horizon")
+            return self.builder.fail(self.node, f"{self.node.name} needs a length, or parse(...) a horizon to fill")
         return steps
 
     def value(self, name: str, default: float | None = None) -> float:
@@ -84,9 +87,39 @@ class PlacedSegment:
             )
         return given
 
+    def numbers(self, name: str) -> list[float]:
+        return [
+            q.number if q.unit is None else self.builder.fail(q, "a value has no unit") for q in self.several(name)
+        ]
+
     def after(self, q: Quantity) -> int:
         """Whole steps from the segment's begin."""
         return nearest(self.begin + self.builder.in_steps(q)) - nearest(self.begin)
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A number of steps that need not be whole."""
+        given = self.node.options.get(name)
+        if isinstance(given, Quantity) and given.unit is not None:
+            return float(self.builder.in_steps(given))
+        return self.value(name, default)
+
+    def length(self, name: str) -> int:
+        """A whole number of steps."""
+        given = self.node.options.get(name)
+        if not isinstance(given, Quantity):
+            return self.builder.fail(self.node, f"{self.node.name} needs {name}=, a length")
+        return nearest(self.builder.in_steps(given))
+
+    def inner(self) -> Schedule:
+        """The schedule that an operation works on, of a length of its own."""
+        node = self.node.inner
+        length = None if node is None else self.builder.length(node)
+        end = None if length is None else Fraction(nearest(length))
+        return self.builder.build(node or self.node, Fraction(0), end, None)
+
+    def inner_here(self) -> Schedule:
+        """The schedule that an operation works on, in the operation's own place."""
+        return self.builder.build(self.node.inner or self.node, self.begin, self.end, None)
 
     @property
     def start(self) -> float:
@@ -127,13 +160,51 @@ def _inverse_sqrt(at: PlacedSegment) -> Schedule:
 
 
 def _piecewise(at: PlacedSegment) -> Schedule:
-    levels = [q.number if q.unit is None else at.builder.fail(q, "a level has no unit") for q in at.several("values")]
-    return Piecewise(tuple(levels), tuple(at.after(q) for q in at.several("at")), at.steps())
+    boundaries = tuple(at.after(q) for q in at.several("at"))
+    return Piecewise(tuple(at.numbers("values")), boundaries, at.steps())
+
+
+def _table(at: PlacedSegment) -> Schedule:
+    return Table(tuple(at.numbers("values")))
+
+
+def _step(at: PlacedSegment) -> Schedule:
+    every = at.length("every") if "every" in at.node.options else 1
+    return StepDecay(at.value("factor"), every, at.steps())
+
+
+def _wave(at: PlacedSegment) -> Schedule:
+    return CosineWave(at.start, at.value("to", 0.0), at.real("period"), at.steps())
+
+
+def _restarts(at: PlacedSegment) -> Schedule:
+    mult, decay = at.value("mult", 1.0), at.value("decay", 1.0)
+    return WarmRestarts(at.start, at.value("to", 0.0), at.real("period"), mult, decay, at.steps())
+
+
+def _clip(at: PlacedSegment) -> Schedule:
+    low, high = (at.value(name) if name in at.node.options else None for name in ("low", "high"))
+    return Clip(at.inner_here(), low, high)
+
+
+def _repeat(at: PlacedSegment) -> Schedule:
+    if "times" in at.node.options:
+        times = at.value("times")
+        if times != int(times):
+            at.builder.fail(at.node.places["times"], f"times= must be a whole number, got {times:g}")
+        return Repeat(at.inner(), int(times))
+    endless, steps = Repeat(at.inner()), at.steps()
+    return endless if steps is None else endless.first(steps)
+
+
+def _shift(at: PlacedSegment) -> Schedule:
+    return at.inner().shift(at.length("by"))
 
 
 SHAPES: dict[str, tuple[tuple[str, ...], Callable[[PlacedSegment], Schedule]]] = {
     "warmup": (("from", "to"), _warmup),
     "nonzero_warmup": ((), _nonzero_warmup),
+    "exp_warmup": (("timescale",), lambda at: ExponentialWarmup(at.real("timescale"))),
     "constant": (("value",), _constant),
     "linear": (("from", "to"), _ramp(Linear)),
     "cosine": (("from", "to"), _ramp(Cosine)),
@@ -142,4 +213,60 @@ SHAPES: dict[str, tuple[tuple[str, ...], Callable[[PlacedSegment], Schedule]]] =
     "exp": (("from", "to"), _exponential),
     "inverse_sqrt": (("from", "timescale"), _inverse_sqrt),
     "piecewise": (("values", "at"), _piecewise),
+    "table": (("values",), _table),
+    "step": (("factor", "every"), _step),
+    "wave": (("from", "to", "period"), _wave),
+    "restarts": (("from", "to", "period", "mult", "decay"), _restarts),
+    "clip": (("low", "high"), _clip),
+    "first": (("steps",), lambda at: at.inner().first(at.length("steps"))),
+    "after": (("steps",), lambda at: at.inner().after(at.length("steps"))),
+    "shift": (("by",), _shift),
+    "stretch": (("to",), lambda at: Stretch(at.inner(), at.some_steps())),
+    "repeat": (("times",), _repeat),
+    "reverse": ((), lambda at: Reverse(at.inner_here())),
+    "bounded": ((), lambda at: Bounded(at.inner_here())),
 }
+"""By name: the options, and from a placed segment to its shape."""
+
+
+def given_length(builder: Builder, node: Segment) -> Fraction | None:
+    """Steps that the text gives to a segment or operation; ``None``: the rest of what there is."""
+
+    def option(name: str) -> Fraction | None:
+        given = node.options.get(name)
+        return Fraction(nearest(builder.in_steps(given))) if isinstance(given, Quantity) else None
+
+    def inner() -> Fraction | None:
+        length = None if node.inner is None else builder.length(node.inner)
+        return None if length is None else Fraction(nearest(length))
+
+    match node.name:
+        case "clip" | "reverse" | "bounded" if node.inner is not None:
+            return builder.length(node.inner)
+        case "stretch":
+            return option("to")
+        case "first":
+            return option("steps")
+        case "after":
+            length, skipped = inner(), option("steps")
+            return None if length is None or skipped is None else max(length - skipped, Fraction(0))
+        case "shift":
+            length, late = inner(), option("by")
+            return None if length is None or late is None else length + late
+        case "repeat":
+            length, times = inner(), node.options.get("times")
+            if length is None or not isinstance(times, Quantity):
+                return None
+            return length * Fraction(times.number)
+        case "table":
+            values = node.options.get("values")
+            return Fraction(len(values)) if isinstance(values, list) else None
+        case "exp_warmup":
+            given = node.options.get("timescale")
+            number = given.number if isinstance(given, Quantity) else 0.0
+            exact = float(builder.in_steps(given)) if isinstance(given, Quantity) and given.unit else number
+            return Fraction(ExponentialWarmup(exact).num_steps) if exact > 0 else None
+        case "nonzero_warmup" if node.length is not None:
+            # Its peak is step 0 of what follows.
+            return max(builder.in_steps(node.length) - 1, Fraction(0))
+    return None if node.length is None else builder.in_steps(node.length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -10,25 +11,27 @@ from lrscope.errors import ScheduleError
 from lrscope.schedules import grammar
 from lrscope.schedules.base import Schedule
 from lrscope.schedules.checks import MAX_STEPS
-from lrscope.schedules.combine import Join, Product
-from lrscope.schedules.grammar import Chain, Node, Quantity, Segment, Times
+from lrscope.schedules.combine import Join, Product, Sum
+from lrscope.schedules.grammar import Chain, Node, Plus, Quantity, Segment, Times
 from lrscope.schedules.horizon import Horizon
-from lrscope.schedules.resolve import PlacedSegment, nearest, say
+from lrscope.schedules.resolve import PlacedSegment, given_length, nearest, say
 from lrscope.schedules.shapes import Constant
 
 
 def parse(text: str, horizon: Horizon | int | None = None) -> Schedule:
     """The schedule that a line of text describes.
 
-    Segments follow each other with ``>``; ``*`` multiplies; parentheses group. A segment's first argument is its
-    length: ``500``, ``500 steps``, ``3 epochs``, ``6%``, ``2e9 tokens``. One segment may leave it out and takes
-    the rest of the horizon. A segment starts where the one before it ended unless it says ``from=``; the first
-    one starts at 1, a warmup at 0. Inside a product every chain starts afresh.
+    Segments follow each other with ``>``; ``*`` multiplies, ``+`` adds; parentheses group. A segment's first
+    argument is its length: ``500``, ``500 steps``, ``3 epochs``, ``6%``, ``2e9 tokens``. One segment may leave it
+    out and takes the rest of the horizon. A segment starts where the one before it ended unless it says
+    ``from=``; the first one starts at 1, a warmup at 0. Inside a product, a sum or an operation such as
+    ``clip(cosine, low=0.1)`` every chain starts afresh.
 
     Args:
         text: For example ``"3e-4 * (warmup(6%) > cosine(to=0.1))"``.
-        horizon: The run's length; a bare number is its steps. Without one, lengths are in steps, and only
-            ``constant``, ``piecewise`` and ``inverse_sqrt`` may leave theirs out: they never end.
+        horizon: The run's length; a bare number is its steps. Without one, lengths are in steps, and only shapes
+            that can go on for ever (``constant``, ``piecewise``, ``inverse_sqrt``, ``step``, ``wave``,
+            ``restarts``, ``repeat``) may leave theirs out.
 
     Raises:
         ScheduleError: One line that quotes the place, says what was expected and names the nearest known word.
@@ -79,18 +82,14 @@ class Builder:
     def length(self, node: Node) -> Fraction | None:
         """Steps that the text gives to ``node``; ``None``: the rest of what there is."""
         match node:
-            case Segment(length=None):
-                return None
-            case Segment(length=Quantity() as given):
-                steps = self.in_steps(given)
-                # The peak of a nonzero_warmup is step 0 of what follows.
-                return max(steps - 1, Fraction(0)) if node.name == "nonzero_warmup" else steps
+            case Segment():
+                return given_length(self, node)
             case Chain(parts=parts):
                 lengths = [self.length(p) for p in parts]
                 known = [n for n in lengths if n is not None]
                 return sum(known, Fraction(0)) if len(known) == len(lengths) else None
-            case Times(factors=factors):
-                lengths = [self.length(f) for f in factors if not isinstance(f, Quantity)]
+            case Times(factors=parts) | Plus(terms=parts):
+                lengths = [self.length(p) for p in parts if not isinstance(p, Quantity)]
                 known = [n for n in lengths if n is not None]
                 return max(known) if known and len(known) == len(lengths) else None
         return None
@@ -100,8 +99,10 @@ class Builder:
         match node:
             case Chain():
                 return self.chain(node, begin, end, entry)
-            case Times():
-                return self.times(node, begin, end)
+            case Times(factors=parts):
+                return self.pointwise(Product, parts, begin, end)
+            case Plus(terms=parts):
+                return self.pointwise(Sum, parts, begin, end)
             case Segment():
                 return PlacedSegment(self, node, begin, end, entry).schedule()
         return self.fail(node, "a number alone is a factor, as in 3e-4 * cosine(to=0); or write constant(value=...)")
@@ -129,18 +130,18 @@ class Builder:
                 begin, entry = until, parts[-1](nearest(until) - nearest(until - (n or 0)))
         return Join(tuple(parts))
 
-    def times(self, node: Times, begin: Fraction, end: Fraction | None) -> Schedule:
-        factors: list[Schedule] = []
-        for factor in node.factors:
-            if isinstance(factor, Quantity):
-                factors.append(Constant(factor.number))
+    def pointwise(
+        self, combine: type[Product | Sum], parts: list[Node], begin: Fraction, end: Fraction | None
+    ) -> Schedule:
+        """The product or sum of ``parts``, which all start at ``begin``."""
+        built: list[Schedule] = []
+        for part in parts:
+            if isinstance(part, Quantity):
+                built.append(Constant(part.number))
                 continue
-            own = self.length(factor)
+            own = self.length(part)
             until = end if own is None else begin + own
             if until is not None and end is not None and until > end:
-                self.fail(factor, f"takes {say(until - begin)} steps where {say(end - begin)} are left")
-            factors.append(self.build(factor, begin, until, None))
-        product = factors[0]
-        for factor in factors[1:]:
-            product = Product((product, factor))
-        return product
+                self.fail(part, f"takes {say(until - begin)} steps where {say(end - begin)} are left")
+            built.append(self.build(part, begin, until, None))
+        return functools.reduce(lambda left, right: combine((left, right)), built)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule
-from lrscope.schedules.combine import Join, Product
+from lrscope.schedules.combine import Join, Product, Sum
+from lrscope.schedules.cycles import CosineWave, StepDecay, WarmRestarts
+from lrscope.schedules.operations import After, Bounded, Clip, First, Operation, Repeat, Reverse, Stretch
 from lrscope.schedules.ramps import Cosine, Exponential, Linear, Polynomial, Ramp, Sqrt
 from lrscope.schedules.shapes import Constant, InverseSqrt, Piecewise
+from lrscope.schedules.table import ExponentialWarmup, Table
 
 _RAMPS = {Linear: "linear", Cosine: "cosine", Polynomial: "poly", Sqrt: "sqrt", Exponential: "exp"}
 
@@ -22,26 +25,63 @@ def to_text(schedule: Schedule) -> str:
     """
     match schedule:
         case Join(parts=parts):
-            return " > ".join(f"({to_text(p)})" if isinstance(p, Product) else to_text(p) for p in parts)
+            return " > ".join(_part(p, Product, Sum) for p in parts)
+        case Sum(terms=terms):
+            return " + ".join(_operand(s, Join, Sum) for s in terms)
         case Product(factors=factors):
-            return " * ".join(_factor(f) for f in factors)
+            return " * ".join(_operand(f, Join, Sum, Product) for f in factors)
+        case Operation():
+            return _operation(schedule)
         case Ramp(start=start, end=end, steps=steps) if type(schedule) in _RAMPS:
-            power = f", power={schedule.power!r}" if isinstance(schedule, Polynomial) else ""
-            return f"{_RAMPS[type(schedule)]}({steps}, from={start!r}, to={end!r}{power})"
+            power = {"power": schedule.power} if isinstance(schedule, Polynomial) else {}
+            return _segment(_RAMPS[type(schedule)], steps, **{"from": start, "to": end}, **power)
         case Constant(value=value, steps=steps):
-            return _segment("constant", steps, f"value={value!r}")
+            return _segment("constant", steps, value=value)
         case InverseSqrt(start=start, timescale=timescale, steps=steps):
-            return _segment("inverse_sqrt", steps, f"from={start!r}", f"timescale={timescale}")
+            return _segment("inverse_sqrt", steps, **{"from": start}, timescale=timescale)
         case Piecewise(levels=levels, boundaries=boundaries, steps=steps):
-            return _segment("piecewise", steps, f"values={list(levels)}", f"at={list(boundaries)}")
+            return _segment("piecewise", steps, values=list(levels), at=list(boundaries))
+        case Table(entries=entries):
+            return _segment("table", None, values=list(entries))
+        case ExponentialWarmup(timescale=timescale):
+            return _segment("exp_warmup", None, timescale=timescale)
+        case StepDecay(factor=factor, every=every, steps=steps):
+            return _segment("step", steps, factor=factor, every=every)
+        case CosineWave(high=high, low=low, period=period, steps=steps):
+            return _segment("wave", steps, **{"from": high, "to": low}, period=period)
+        case WarmRestarts(high=high, low=low, period=period, mult=mult, peak_decay=decay, steps=steps):
+            return _segment("restarts", steps, **{"from": high, "to": low}, period=period, mult=mult, decay=decay)
     raise ScheduleError(f"{type(schedule).__name__} has no text; store it with to_spec()")
 
 
-def _segment(name: str, steps: int | None, *options: str) -> str:
-    return f"{name}({', '.join(([] if steps is None else [str(steps)]) + list(options))})"
+def _operation(schedule: Operation) -> str:
+    inner = to_text(schedule.schedule)
+    match schedule:
+        case Clip(low=low, high=high):
+            return _segment("clip", inner, low=low, high=high)
+        case First(steps=steps) | After(steps=steps):
+            return _segment(schedule.kind, inner, steps=steps)
+        case Stretch(steps=steps):
+            return _segment("stretch", inner, to=steps)
+        case Repeat(times=times):
+            return _segment("repeat", inner, times=times)
+        case Reverse() | Bounded():
+            return _segment(schedule.kind, inner)
+    raise ScheduleError(f"{type(schedule).__name__} has no text; store it with to_spec()")
 
 
-def _factor(schedule: Schedule) -> str:
+def _segment(name: str, length: object, **options: object) -> str:
+    written = [str(length)] if length is not None else []
+    written += [f"{key}={value!r}" for key, value in options.items() if value is not None]
+    return f"{name}({', '.join(written)})"
+
+
+def _part(schedule: Schedule, *bracketed: type[Schedule]) -> str:
+    return f"({to_text(schedule)})" if isinstance(schedule, bracketed) else to_text(schedule)
+
+
+def _operand(schedule: Schedule, *bracketed: type[Schedule]) -> str:
+    """A term or factor: there, a constant without length is a plain number."""
     if isinstance(schedule, Constant) and schedule.steps is None:
         return repr(schedule.value)
-    return f"({to_text(schedule)})" if isinstance(schedule, Join | Product) else to_text(schedule)
+    return _part(schedule, *bracketed)

@@ -69,7 +69,7 @@ def test_without_a_horizon_only_endless_shapes_go_without_length():
         ("exp(to=0)", 1, "end must be greater than 0"),
         ("poly(to=0)", 1, "poly needs power="),
         ("piecewise(values=3, at=[4])", 11, r"needs values=\[...\]"),
-        ("piecewise(values=[3%, 1], at=[4])", 19, "a level has no unit"),
+        ("piecewise(values=[3%, 1], at=[4])", 19, "a value has no unit"),
         ("inverse_sqrt", 1, "needs timescale="),
         ("nonzero_warmup > cosine(3)", 1, "nonzero_warmup needs a length"),
         ("cosine(to=3 epochs)", 8, "one plain number"),
