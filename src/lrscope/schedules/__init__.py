@@ -3,6 +3,12 @@
 from lrscope.schedules.base import Schedule
 from lrscope.schedules.combine import Join, Product, Sum, nonzero_warmup, warmup
 from lrscope.schedules.cycles import CosineWave, StepDecay, WarmRestarts
+from lrscope.schedules.exponential import (
+    EquivalentMomentum,
+    ExponentialEquivalent,
+    exponential_equivalent,
+    exponential_rate,
+)
 from lrscope.schedules.feedback import FeedbackSchedule, Plateau
 from lrscope.schedules.horizon import Horizon
 from lrscope.schedules.lookup import Lookup
@@ -23,6 +29,7 @@ from lrscope.schedules.replan import Replanned, replan
 from lrscope.schedules.shapes import Constant, InverseSqrt, Piecewise
 from lrscope.schedules.spec import from_spec, to_spec
 from lrscope.schedules.table import ExponentialWarmup, Table
+from lrscope.schedules.tapered import texp, texp_minus
 from lrscope.schedules.text import parse
 from lrscope.schedules.write import to_text
 
@@ -33,7 +40,9 @@ __all__ = [
     "Constant",
     "Cosine",
     "CosineWave",
+    "EquivalentMomentum",
     "Exponential",
+    "ExponentialEquivalent",
     "ExponentialWarmup",
     "FeedbackSchedule",
     "First",
@@ -59,6 +68,8 @@ __all__ = [
     "chart",
     "cooldown",
     "csv_rows",
+    "exponential_equivalent",
+    "exponential_rate",
     "from_spec",
     "multistep",
     "nonzero_warmup",
@@ -68,6 +79,8 @@ __all__ = [
     "replan",
     "segments",
     "sparkline",
+    "texp",
+    "texp_minus",
     "to_spec",
     "to_text",
     "triangular",
