@@ -1,0 +1,39 @@
+"""Lightning: a schedule in ``configure_optimizers`` or by a callback, exact on resume; a task from a LightningModule.
+
+Works with both package trees, ``lightning.pytorch`` and ``pytorch_lightning``; neither is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lrscope.adapters.lightning.as_task import task
+from lrscope.adapters.lightning.callback import Schedules
+from lrscope.adapters.lightning.configure import configure_optimizers
+from lrscope.adapters.lightning.length import horizon_of
+from lrscope.errors import MissingExtraError
+
+__all__ = ["ScheduleCallback", "configure_optimizers", "horizon_of", "task"]
+
+if TYPE_CHECKING:
+
+    class ScheduleCallback(Schedules): ...
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ScheduleCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # A Trainer accepts callbacks of its own tree only, and one of both trees serves whichever the user took.
+    bases = []
+    for tree in ("lightning.pytorch", "pytorch_lightning"):
+        with contextlib.suppress(ImportError):
+            bases.append(importlib.import_module(tree).Callback)
+    if not bases:
+        raise MissingExtraError(
+            'ScheduleCallback needs Lightning, which is not installed: pip install "lrscope[lightning]"'
+        )
+    body = {"__doc__": Schedules.__doc__, "__module__": __name__}
+    globals()[name] = type(name, (Schedules, *bases), body)
+    return globals()[name]

@@ -1,0 +1,120 @@
+"""How long a Trainer's run is, and schedules in text resolved against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lrscope.errors import ScheduleError
+from lrscope.schedules import Horizon, Schedule, parse
+
+_WITHOUT_HORIZON = "constant, inverse_sqrt, piecewise, or a warmup in steps before one of them"
+
+
+def horizon_of(trainer: Any, tokens_per_step: float | None = None) -> Horizon:
+    """The length of a Trainer's run in optimizer updates, for the text of a schedule.
+
+    Accumulation counts, also one that changes between epochs (``GradientAccumulationScheduler``; an epoch then has
+    no fixed number of updates). Asking makes Lightning set the training data up.
+
+    Args:
+        trainer: A Trainer that fits a module, so from inside ``configure_optimizers`` or a later hook.
+        tokens_per_step: Tokens per optimizer update over all devices.
+
+    Raises:
+        ScheduleError: The length is not known: no limit is set, the data tell no length, or the module decides
+            itself when its optimizers step (manual optimization).
+    """
+    module = getattr(trainer, "lightning_module", None)
+    if module is not None and not module.automatic_optimization:
+        raise ScheduleError(
+            "horizon: in manual optimization training_step decides how often an optimizer steps, so Lightning does "
+            "not know the number of updates; give horizon=Horizon(steps=...)"
+        )
+    steps = _asked_without_a_trace(trainer)
+    batches, epochs = trainer.num_training_batches, trainer.max_epochs
+    per_epoch = None
+    if math.isfinite(batches):
+        counts = {math.ceil(batches / factor) for factor in _accumulation(trainer, epochs)}
+        per_epoch = counts.pop() if len(counts) == 1 else None
+        if per_epoch is None and epochs > 0:  # Lightning takes the first epoch's factor for all
+            exact = sum(math.ceil(batches / factor) for factor in _accumulation(trainer, epochs))
+            steps = exact if trainer.max_steps == -1 else min(exact, trainer.max_steps)
+    if not math.isfinite(steps) or steps < 1:  # -1 is Lightning's word for data without a length and no max_steps
+        raise ScheduleError(
+            f"horizon: the number of updates is not known: Trainer(max_steps={trainer.max_steps}, "
+            f"max_epochs={epochs}) over {batches} batches an epoch; set max_steps, or give "
+            f"horizon=Horizon(steps=...), or use a schedule that needs none: {_WITHOUT_HORIZON}"
+        )
+    return Horizon(int(steps), per_epoch or None, tokens_per_step)
+
+
+def length_of(
+    trainer: Any, schedule: Any, horizon: Any, tokens_per_step: float | None
+) -> Horizon | ScheduleError | None:
+    """The run's length; why it is not known; or ``None``, since nothing depends on it."""
+    if horizon is not None:
+        return horizon if isinstance(horizon, Horizon) else Horizon(horizon, None, tokens_per_step)
+    if not any(isinstance(value, str) for _, value in each(schedule)):
+        return None
+    try:
+        return horizon_of(trainer, tokens_per_step)
+    except ScheduleError as error:
+        return error
+
+
+def resolve(schedule: Any, length: Horizon | ScheduleError | None) -> Any:
+    """Every text in ``schedule`` as a Schedule."""
+    if isinstance(schedule, Mapping):
+        return {key: resolve(value, length) for key, value in schedule.items()}
+    if not isinstance(schedule, str) or schedule == "lr":  # the one word that is no text: follow the learning rate
+        return schedule
+    if not isinstance(length, ScheduleError):
+        return parse(schedule, length)
+    try:
+        return parse(schedule)
+    except ScheduleError as error:
+        raise ScheduleError(f"{length}; {error}") from error
+
+
+def each(schedule: Any, key: str = "lr") -> Iterator[tuple[str, Any]]:
+    """Every schedule in a (nested) dict, with the key it drives."""
+    if isinstance(schedule, Mapping):
+        for name, value in schedule.items():
+            yield from each(value, str(name))
+    elif schedule is not None and schedule != "lr":
+        yield key, schedule
+
+
+def unfitting(schedule: Any, steps: int) -> str | None:
+    """What is wrong with a schedule in a run of ``steps`` updates, if anything is."""
+    if not isinstance(schedule, Schedule) or schedule.num_steps in (None, steps):
+        return None
+    if schedule.num_steps > steps:
+        return f"it has {schedule.num_steps} steps, the run only {steps} updates, so it will not come to its end"
+    if schedule(schedule.num_steps) == 0:
+        return f"it is 0 from step {schedule.num_steps} on, so {steps - schedule.num_steps} updates will do nothing"
+    return None
+
+
+def _asked_without_a_trace(trainer: Any) -> float:
+    """``estimated_stepping_batches``, which sets the data up and on a resume loses the data's position by it.
+
+    Lightning restores a stateful loader only when it sets the data up after the checkpoint was read, and it does so
+    once (Lightning issue 20550). So on a resume it is made to do it again.
+    """
+    loop = trainer.fit_loop
+    fresh = getattr(loop, "_combined_loader", None) is None
+    steps = trainer.estimated_stepping_batches
+    if fresh and trainer.ckpt_path is not None and not trainer.training_started:
+        loop._combined_loader = None
+    return steps
+
+
+def _accumulation(trainer: Any, epochs: int | None) -> list[int]:
+    """Batches per update, epoch by epoch."""
+    for callback in trainer.callbacks:
+        if hasattr(callback, "get_accumulate_grad_batches"):
+            return [callback.get_accumulate_grad_batches(e) for e in range(max(epochs or 1, 1))]
+    return [trainer.accumulate_grad_batches]
