@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,34 +11,58 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrscope.errors import ScheduleError
-from lrscope.schedules import Schedule
+from lrscope.optimizers.announce import announce
+from lrscope.optimizers.clock import UpdateClock
+from lrscope.optimizers.lanes import Group, Lane, Listener, base_of, floor_of, own_tensors, place_of
+from lrscope.schedules import FeedbackSchedule, Lookup, Replanned, Schedule, from_spec, replan
 from lrscope.schedules.checks import did_you_mean, short, whole
+from lrscope.schedules.replan import both_curves
 
-_VERSION = 1
+_VERSION = 2
+_AS_SAVED = "build it as it was saved (schedules.from_spec(state['spec']['schedules']['lr'])), or start anew"
+
+Drive = Schedule | FeedbackSchedule | str
+"""What drives a key: a schedule, or the name of the key that it follows."""
 
 
 class ScheduledLR(LRScheduler):
     r"""Drives the values of an optimizer's groups by schedules: a torch ``LRScheduler``.
 
-    .. math:: \text{group}[key] = \text{base}_{key} \cdot s_{key}(t)
+    .. math:: \text{group}[key] = \max(\text{base}_{key} \cdot s_{key}(t), \text{floor})
 
-    where t counts the calls of :meth:`step` and base is the group's own value when it was first seen; it is kept
-    in the group as ``initial_<key>``, as torch keeps ``initial_lr``. Every value is computed from t alone: an
-    edit of ``group["lr"]`` by hand lasts until the next step and leaks no further, and there is no rounding that
-    adds up.
+    where t counts the updates that the optimizer has performed, and base is the group's own value when it was
+    first seen; it is kept in the group as ``initial_<key>``, as torch keeps ``initial_lr``. Every value is computed
+    from t alone: an edit of ``group["lr"]`` by hand lasts until the next step and leaks no further, and there is no
+    rounding that adds up.
 
+    - Call :meth:`step` after ``optimizer.step()``. It goes to the updates performed so far, which the optimizer
+      itself is asked for: an update that mixed precision skipped, a micro-batch of an accumulated gradient, or a
+      trainer that steps once per process moves nothing. :attr:`idle_calls` counts such calls, and being stepped
+      several times per update is said once, in a warning.
     - Building changes the groups to the values at t, and their bases never: a second build changes nothing.
-    - The state is ``{"version", "step", "spec"}``, plain data for ``torch.load(weights_only=True)``. Loading it
-      writes the values at its step, whether the optimizer's state is loaded before or after.
+    - The state is plain data for ``torch.load(weights_only=True)``. Loading it writes the values at its step,
+      whether the optimizer's state is loaded before or after.
     - A Tensor learning rate is filled in place. No step reads a value back from a device.
-    - A group added later takes its own value as base. It joins at the next :meth:`step`, or at once by
-      :meth:`write`.
+    - A group added later takes its own value as base and joins before its first update.
 
     Args:
         optimizer: The optimizer; its groups' ``lr`` are the peaks if the schedule's largest factor is 1.
         schedule: Factors on ``lr``, or a dict from group keys (``"lr"``, ``"weight_decay"``, ``"momentum"``,
-            ``"betas"``, ...) to schedules. The factor on a tuple such as ``betas`` is for each entry.
+            ``"betas"``, ``"beta1"``, ``"beta2"``, ...) to schedules. The name of another key instead of a schedule
+            follows it: ``{"lr": s, "weight_decay": "lr"}``. ``"momentum"`` is beta1 where a group has betas
+            instead; the factor on ``betas`` is for each entry.
         last_epoch: One less than the step to start at, as in torch; -1 starts at step 0.
+        groups: Schedules of single groups, by the group's ``"name"`` or its index; in place of ``schedule`` for the
+            keys that they name.
+        floor: The learning rate never goes below it: a number (absolute) or a share of each group's own rate
+            (``"10%"``), for all groups or in a dict by group name.
+        absolute: Keys whose schedules are the values themselves, not factors on the group's own.
+        late: Names of groups in ``groups`` or ``floor`` that will be added later.
+        own_clock: Whether a group added later starts at step 0 of its schedule, instead of joining at t.
+        count: ``"updates"`` performed by the optimizer, or ``"calls"`` of :meth:`step`, as in torch.
+
+    Raises:
+        ScheduleError: A schedule, key, name or floor cannot mean anything.
 
     Example:
         >>> import torch
@@ -54,77 +79,146 @@ class ScheduledLR(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer, schedule: Schedule | Mapping[str, Schedule], last_epoch: int = -1
+        self,
+        optimizer: Optimizer,
+        schedule: Drive | Mapping[str, Drive],
+        last_epoch: int = -1,
+        *,
+        groups: Mapping[str | int, Drive | Mapping[str, Drive]] | None = None,
+        floor: float | str | Mapping[str | int, float | str] | None = None,
+        absolute: Collection[str] = (),
+        late: Collection[str] = (),
+        own_clock: bool = False,
+        count: str = "updates",
     ) -> None:
+        # The base class's own start is left out: it would take the values of the moment for the bases.
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: must be a torch Optimizer, got {type(optimizer).__name__}")
-        self.schedules = _by_key(schedule)
-        for key in self.schedules:
-            for i, group in enumerate(optimizer.param_groups):
-                _check_key(group, i, key)
-        self._bases: dict[str, list[Any]] = {key: [] for key in self.schedules}
-        self._find_bases(optimizer)
-        super().__init__(optimizer, whole("ScheduledLR", "last_epoch", last_epoch, at_least=-1))
-
-    def _find_bases(self, optimizer: Optimizer) -> None:
-        """Read each group's own value of each key, once; loading an optimizer's state replaces the groups.
-
-        Bases are plain numbers, also for Tensor learning rates, so no step has to ask a device for them.
-        """
-        groups = optimizer.param_groups
-        for key, bases in self._bases.items():
-            _part_tensors(optimizer, key)
-            for i, group in enumerate(groups):
-                name = f"initial_{key}"
-                if name not in group:
-                    # A known group that comes back without its base was saved without a scheduler.
-                    group[name] = bases[i] if i < len(bases) else _plain(group[key])
-                elif not _is_plain(group[name]):
-                    group[name] = _plain(group[name])
-            bases[:] = [group[f"initial_{key}"] for group in groups]
-
-    def factors(self) -> dict[str, float]:
-        """The schedules' values at the current step, by group key."""
-        return {key: schedule(self.last_epoch) for key, schedule in self.schedules.items()}
-
-    def write(self) -> None:
-        """Write the values of the current step to every group; needed only to let a new group join at once."""
-        groups = self.optimizer.param_groups
-        self._find_bases(self.optimizer)
-        for key, factor in self.factors().items():
-            for group, base in zip(groups, self._bases[key], strict=True):
-                group[key] = _scaled(group[key], base, factor)
-        self.base_lrs = [group.get("initial_lr", group["lr"]) for group in groups]
-        self._last_lr = self.get_lr()
-
-    def step(self, epoch: int | None = None) -> None:
-        """Go to the next step, after ``optimizer.step()``; ``epoch`` goes to that step instead."""
-        self.last_epoch = self.last_epoch + 1 if epoch is None else whole("ScheduledLR.step", "epoch", epoch)
-        self._step_count += 1
+        if count not in ("updates", "calls"):
+            raise ScheduleError(f"count: unknown {short(count)}; {did_you_mean(count, ('updates', 'calls'))}")
+        self.optimizer = optimizer
+        self.schedules = _by_key("schedule", schedule)
+        self.groups = {name: _by_key(f"groups[{name!r}]", s) for name, s in (groups or {}).items()}
+        self.floor = floor
+        self.absolute = frozenset(absolute)
+        self.own_clock = own_clock
+        self.last_epoch = whole("ScheduledLR", "last_epoch", last_epoch, at_least=-1) + 1
+        self._step_count = 1
+        self._check_names(late)
+        self._readers: dict[tuple[str, int], Lookup | Listener] = {}
+        self._bases: dict[tuple[int, str], Any] = {}
+        self._starts = [0] * len(optimizer.param_groups)
+        self._bind()
+        self._clock = UpdateClock(optimizer, weakref.WeakMethod(self._before_update)) if count == "updates" else None
         self.write()
 
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the updates performed so far, after ``optimizer.step()``; ``epoch`` goes to that step instead."""
+        self._step_count += 1
+        clock = self._clock
+        if epoch is not None:
+            self.last_epoch = whole("ScheduledLR.step", "epoch", epoch)
+            if clock is not None:
+                clock.pending = 0
+        elif clock is None:
+            self.last_epoch += 1
+        elif clock.pending:
+            self.last_epoch += clock.pending
+            clock.pending = 0
+            if clock.noting:
+                clock.paired()
+        else:
+            clock.idle(self.optimizer)
+            return
+        self.write()
+
+    def write(self) -> None:
+        """Write the values of the current step to every group."""
+        groups = self.optimizer.param_groups
+        if groups is not self._bound or len(groups) != len(self._starts):
+            self._bind()
+        for lane in self._lanes:
+            lane.write(self.last_epoch)
+
+    def observe(self, **metrics: float) -> None:
+        """Report what was seen to the schedules that listen, such as :class:`~lrscope.schedules.Plateau`."""
+        for reader in {id(r): r for r in self._readers.values()}.values():
+            if isinstance(reader, Listener):
+                reader.state = reader.schedule.update(reader.state, self.last_epoch, metrics)
+        self.write()
+
+    def replan(self, new: Schedule | int, *, keep: str, key: str = "lr", group: str | int | None = None) -> Replanned:
+        """Change the plan from the current step on, and print both curves and the jump.
+
+        Args:
+            new: The new schedule, or a new length for the old one.
+            keep: ``"lr"``, ``"fraction"`` or ``"shape"``, as in :func:`lrscope.schedules.replan`.
+            key: The key whose schedule changes.
+            group: The group whose own schedule changes; the common one unless given.
+        """
+        drives = self.schedules if group is None else self.groups.get(group, {})
+        old = drives.get(key)
+        if not isinstance(old, Schedule):
+            raise ScheduleError(f"replan: {short(key)} has no schedule of its own; {did_you_mean(key, drives)}")
+        changed = replan(old, new, at=self.last_epoch, keep=keep)
+        drives[key] = changed.schedule
+        self._rebind()
+        announce(str(changed))
+        return changed
+
+    @property
+    def idle_calls(self) -> int:
+        """Calls of :meth:`step` that found no update: skipped by mixed precision, or one call too many."""
+        return 0 if self._clock is None else self._clock.idle_calls
+
+    def factors(self) -> dict[str, float]:
+        """The schedules' values at the current step, by group key; those of single groups as ``"name/key"``."""
+        return {path: read(self.last_epoch) for (path, start), read in self._readers.items() if start == 0}
+
+    @property
+    def base_lrs(self) -> list[float | Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Each group's own learning rate, which its schedule multiplies."""
+        return [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+
+    @property
+    def _last_lr(self) -> list[float | Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.get_lr()
+
     def get_lr(self) -> list[float | Tensor]:
-        """The learning rates of the current step, computed anew."""
-        if "lr" not in self.schedules:
-            return [_copy(group["lr"]) for group in self.optimizer.param_groups]
-        factor = self.schedules["lr"](self.last_epoch)
-        return [base * factor for base in self._bases["lr"]]
+        """The learning rates of the current step, one per group, computed anew; plain numbers, so nothing aliases."""
+        found = {
+            id(group): max(base * lane.factor(self.last_epoch), floor)
+            for lane in self._lanes
+            if lane.key == "lr"
+            for group, base, floor in lane.members
+        }
+        lrs = ((found.get(id(group)), group["lr"]) for group in self.optimizer.param_groups)
+        return [(float(lr) if isinstance(lr, Tensor) else lr) if value is None else value for value, lr in lrs]
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """The learning rates last written, one per group: plain numbers, so nothing is aliased or synchronised."""
-        return [_copy(lr) for lr in self._last_lr]
+        """The learning rates last written, one per group: plain numbers, without asking a device for them."""
+        return self.get_lr()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data: the state's version, the step, and the specification of every schedule."""
-        return {"version": _VERSION, "step": self.last_epoch, "spec": self._spec()}
+        """Plain data: version, step (updates performed), and the specification of everything that is driven."""
+        pending = 0 if self._clock is None else self._clock.pending
+        state = {"version": _VERSION, "step": self.last_epoch + pending, "spec": self._spec()}
+        heard = {path: dict(r.state) for (path, _), r in self._readers.items() if isinstance(r, Listener)}
+        return state | {"heard": heard} if heard else state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], *, replan: str | None = None) -> None:
         """Continue from a saved state and write its values to the groups.
 
+        Args:
+            state_dict: From :meth:`state_dict`.
+            replan: What to keep if the state was saved with another schedule or length: ``"lr"``, ``"fraction"`` or
+                ``"shape"``, as in :func:`lrscope.schedules.replan`. The jump is printed. ``None``: that is an error.
+
         Raises:
-            ScheduleError: The state is not one of ScheduledLR, or of another schedule than this one.
+            ScheduleError: The state is not one of ScheduledLR, or of another schedule than this one; the message
+                draws both curves.
         """
-        if not isinstance(state_dict, Mapping) or set(state_dict) != {"version", "step", "spec"}:
+        if not isinstance(state_dict, Mapping) or not {"version", "step", "spec"} <= set(state_dict):
             raise ScheduleError(
                 f"state_dict: must be a ScheduledLR state with version, step and spec, got {short(state_dict)}; "
                 "to continue from another scheduler's checkpoint, build ScheduledLR(..., last_epoch=step - 1)"
@@ -134,75 +228,168 @@ class ScheduledLR(LRScheduler):
                 f"state_dict: version {short(state_dict['version'])} is not readable, only version {_VERSION}; "
                 "load it with the lrscope that saved it"
             )
-        if state_dict["spec"] != self._spec():
-            raise ScheduleError(
-                f"state_dict: was saved with schedule {state_dict['spec']}, this scheduler runs {self._spec()}; "
-                "build it with the saved one (schedules.from_spec), or start the new one with last_epoch="
-            )
-        self.last_epoch = whole("state_dict", "step", state_dict["step"])
-        self._step_count = self.last_epoch + 1
+        step, saved = whole("state_dict", "step", state_dict["step"]), state_dict["spec"]
+        if saved != self._spec():
+            self._change(saved, step, replan)
+        self.last_epoch, self._step_count = step, step + 1
+        if self._clock is not None:
+            self._clock.pending = 0
+        self._rebind()
+        for (path, _), reader in self._readers.items():
+            if isinstance(reader, Listener):
+                reader.state = dict(state_dict["heard"][path])
         self.write()
 
     def _spec(self) -> dict[str, Any]:
-        return {key: schedule.to_spec() for key, schedule in self.schedules.items()}
+        floor = self.floor
+        return {
+            "schedules": {path: _to_spec(drives[key]) for path, drives, key in self._places()},
+            "floor": {str(name): f for name, f in floor.items()} if isinstance(floor, Mapping) else floor,
+            "absolute": sorted(self.absolute),
+            "own_clock": self.own_clock,
+        }
+
+    def _places(self) -> list[tuple[str, dict[str, Drive], str]]:
+        """Where every schedule is kept: its path (``"lr"``, or ``"head/lr"`` of a group), and dict and key."""
+        own = [(f"{name}/{key}", drives, key) for name, drives in self.groups.items() for key in drives]
+        return [(key, self.schedules, key) for key in self.schedules] + own
+
+    def _change(self, saved: dict[str, Any], step: int, keep: str | None) -> None:
+        """Deal with a state of another plan: replan, or an error that shows both."""
+        ours, changes = self._spec(), []
+        for part in ours:
+            if part != "schedules" and saved.get(part) != ours[part]:
+                raise ScheduleError(
+                    f"state_dict: was saved with {part}={short(saved.get(part))}, this scheduler has "
+                    f"{short(ours[part])}; {_AS_SAVED}"
+                )
+        if set(saved["schedules"]) != set(ours["schedules"]):
+            then, now = (", ".join(spec["schedules"]) for spec in (saved, ours))
+            raise ScheduleError(f"state_dict: was saved driving {then}, this scheduler drives {now}; {_AS_SAVED}")
+        for path, drives, key in self._places():
+            theirs, new = saved["schedules"][path], drives[key]
+            if theirs == ours["schedules"][path]:
+                continue
+            if not isinstance(new, Schedule) or not isinstance(theirs, Mapping):
+                raise ScheduleError(
+                    f"state_dict: {path} was driven by {short(theirs)}, and is by {short(new)} now; {_AS_SAVED}"
+                )
+            old = from_spec(theirs)
+            if keep is None:
+                raise ScheduleError(
+                    f"state_dict: {path} was saved with another schedule: at step {step} its factor is "
+                    f"{old(step):.6g}, that of this one {new(step):.6g}. {_AS_SAVED}; or change the plan on purpose "
+                    f'with load_state_dict(state, replan="lr"), "fraction" or "shape"\n{both_curves(old, new)}'
+                )
+            changes.append((path, drives, key, replan(old, new, at=step, keep=keep)))
+        for path, drives, key, changed in changes:
+            drives[key] = changed.schedule
+            announce(f"{path} {changed}")
+
+    def _check_names(self, late: Collection[str]) -> None:
+        """Every group that is named must be there, or announced as coming later: a wrong name must not be silent."""
+        present = self.optimizer.param_groups
+        names = [g["name"] for g in present if "name" in g]
+        for name in (*self.groups, *(self.floor if isinstance(self.floor, Mapping) else ())):
+            known = name in names or name in late if isinstance(name, str) else 0 <= name < len(present)
+            if not known:
+                raise ScheduleError(
+                    f"groups: no parameter group is called {short(name)}; {did_you_mean(name, names)}, or an index "
+                    f"below {len(present)}; a group that is added later is announced by late=[{name!r}]"
+                )
+
+    def _before_update(self) -> None:
+        """Groups that are new, or came back from a checkpoint, get their values before the optimizer uses them."""
+        groups = self.optimizer.param_groups
+        if groups is not self._bound or len(groups) != len(self._starts):
+            self.write()
+
+    def _rebind(self) -> None:
+        self._readers.clear()
+        self._bind()
+
+    def _bind(self) -> None:
+        """Find out which value of which group follows which schedule, from what clock, with what base and floor."""
+        groups = self.optimizer.param_groups
+        for key in {key for drives in (self.schedules, *self.groups.values()) for key in drives}:
+            own_tensors(self.optimizer, key)
+        lanes: dict[tuple[str, int, str, int | None], Lane] = {}
+        for i, group in enumerate(groups):
+            start = self._start_of(group, i)
+            for key, (path, drive) in self._drives(group, i).items():
+                real, entry = place_of(group, i, key)
+                base = base_of(group, key, real, entry, self._bases.get((i, key)))
+                self._bases[i, key] = base
+                floor = floor_of(self._floor_of(group, i), base, f"group {i}") if key == "lr" else float("-inf")
+                lane = (path, start, real, entry)
+                if lane not in lanes:
+                    lanes[lane] = Lane(self._reader(path, start, drive), start, real, entry, [])
+                lanes[lane].members.append((group, 1.0 if key in self.absolute else base, floor))
+        self._lanes = list(lanes.values())
+        self._bound = groups
+
+    def _drives(self, group: Group, index: int) -> dict[str, tuple[str, Schedule | FeedbackSchedule]]:
+        """For each key of the group: the path of what drives it, and that."""
+        drives = {key: (key, drive) for key, drive in self.schedules.items()}
+        for name in (index, group.get("name")):
+            if name is not None:
+                drives |= {key: (f"{name}/{key}", drive) for key, drive in self.groups.get(name, {}).items()}
+        found: dict[str, tuple[str, Schedule | FeedbackSchedule]] = {}
+        for key, (path, drive) in drives.items():
+            followed = drives.get(drive, (path, drive)) if isinstance(drive, str) else (path, drive)
+            if isinstance(followed[1], str):
+                raise ScheduleError(f"schedule: {key} follows {short(followed[1])}, which no schedule drives")
+            found[key] = (followed[0], followed[1])
+        return found
+
+    def _reader(self, path: str, start: int, drive: Schedule | FeedbackSchedule) -> Lookup | Listener:
+        if isinstance(drive, FeedbackSchedule):
+            start = 0  # what was heard is the same for every clock
+        if (path, start) not in self._readers:
+            reads = Listener(drive) if isinstance(drive, FeedbackSchedule) else Lookup(drive)
+            self._readers[path, start] = reads
+        return self._readers[path, start]
+
+    def _start_of(self, group: Group, index: int) -> int:
+        """The step at which the group's clock began; kept in the group, so it is stored with the optimizer."""
+        if index >= len(self._starts):
+            pending = 0 if self._clock is None else self._clock.pending
+            start = self.last_epoch + pending if self.own_clock else 0
+            self._starts.append(group.get("schedule_start", start))
+        if self.own_clock:
+            self._starts[index] = group.setdefault("schedule_start", self._starts[index])
+        return self._starts[index]
+
+    def _floor_of(self, group: Group, index: int) -> Any:
+        if not isinstance(self.floor, Mapping):
+            return self.floor
+        return self.floor.get(index, self.floor.get(group.get("name")))  # pyright: ignore[reportArgumentType]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks and the groups' bindings belong to one optimizer object; a copy makes its own.
+        left_out = ("_clock", "_lanes", "_bound")
+        return {k: v for k, v in vars(self).items() if k not in left_out} | {"_counts": self._clock is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        counts = state.pop("_counts")
+        vars(self).update(state)
+        self._bind()
+        self._clock = UpdateClock(self.optimizer, weakref.WeakMethod(self._before_update)) if counts else None
 
 
-def _by_key(schedule: Any) -> dict[str, Schedule]:
+def _by_key(where: str, schedule: Any) -> dict[str, Drive]:
     by_key = dict(schedule) if isinstance(schedule, Mapping) else {"lr": schedule}
     for key, value in by_key.items():
-        if not isinstance(value, Schedule):
+        follows = isinstance(value, str) and isinstance(schedule, Mapping)
+        if not (isinstance(value, Schedule | FeedbackSchedule) or follows):
             raise ScheduleError(
-                f"schedule: must be a Schedule, or a dict from group keys to Schedules; got {short(value)} for "
+                f"{where}: must be a Schedule, or a dict from group keys to Schedules; got {short(value)} for "
                 f"{short(key)}; text is read by lrscope.schedules.parse, a number is Constant(number)"
             )
     if not by_key:
-        raise ScheduleError("schedule: the dict is empty; give at least {'lr': schedule}")
+        raise ScheduleError(f"{where}: the dict is empty; give at least {{'lr': schedule}}")
     return by_key
 
 
-def _check_key(group: Mapping[str, Any], index: int, key: str) -> None:
-    if key not in group:
-        usable = [name for name, value in group.items() if _is_number(value) and not name.startswith("initial_")]
-        raise ScheduleError(f"schedule: parameter group {index} has no {short(key)}; {did_you_mean(key, usable)}")
-    if not _is_number(group[key]):
-        raise ScheduleError(
-            f"schedule: {short(key)} of parameter group {index} is {short(group[key])}, not a number to be scaled"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return bool(value) and all(_is_number(v) for v in value)
-    if isinstance(value, Tensor):
-        return value.numel() == 1
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_plain(value: Any) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else not isinstance(value, Tensor)
-
-
-def _plain(value: Any) -> Any:
-    """``value`` without Tensors: a number, or a tuple of numbers."""
-    return tuple(_plain(v) for v in value) if isinstance(value, tuple | list) else float(value)
-
-
-def _part_tensors(optimizer: Optimizer, key: str) -> None:
-    """Give each group its own Tensor: torch lets groups share the one in ``defaults``, which would be filled too."""
-    seen = {id(optimizer.defaults.get(key))}
-    for group in optimizer.param_groups:
-        if isinstance(group[key], Tensor):
-            if id(group[key]) in seen:
-                group[key] = group[key].clone()
-            seen.add(id(group[key]))
-
-
-def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _scaled(current: Any, base: Any, factor: float) -> Any:
-    """``base * factor``, in the place of ``current`` where that is a Tensor."""
-    if isinstance(base, tuple | list):
-        return tuple(_scaled(c, b, factor) for c, b in zip(current, base, strict=True))
-    return current.fill_(base * factor) if isinstance(current, Tensor) else base * factor
+def _to_spec(drive: Drive) -> Any:
+    return drive if isinstance(drive, str) else drive.to_spec()
