@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lrscope.adapters.huggingface.extra import require_trainer
 from lrscope.adapters.huggingface.loaders import evaluation, num_updates, train_updates, updates_per_epoch
 from lrscope.errors import TaskError
 from lrscope.objective import num_examples
@@ -40,7 +41,9 @@ def task(trainer: Trainer, *, num_processes: int = 1, name: str | None = None) -
         name: Shown on every screen; the model's class unless given.
 
     Raises:
-        TaskError: ``trainer`` is something else, has no training data, or is spread over processes or devices.
+        TaskError: The Trainer has no training data, or is spread over processes or devices.
+        TypeError: ``trainer`` is something else.
+        MissingExtraError: transformers is not installed.
 
     Example:
         >>> plan = lrs.plan(lrs.adapters.huggingface.task(trainer), optimizer="adamw")  # doctest: +SKIP
@@ -89,10 +92,7 @@ def _is_scaled(trainer: Any, num_items: Any) -> bool:
 
 
 def _check(trainer: Any, num_processes: int) -> None:
-    from lrscope.adapters.huggingface.extra import is_trainer
-
-    if not is_trainer(trainer):
-        raise TaskError(f"trainer: expected a transformers.Trainer, got {type(trainer).__name__}")
+    require_trainer(trainer)
     if isinstance(num_processes, bool) or not isinstance(num_processes, int) or num_processes < 1:
         raise TaskError(f"num_processes: expected a positive integer, got {num_processes!r}")
     if trainer.train_dataset is None:
