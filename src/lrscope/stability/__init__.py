@@ -3,15 +3,19 @@
 from lrscope.records import CriticalLR
 from lrscope.stability.catapult import Catapult, find_catapults
 from lrscope.stability.critical import critical_lr
+from lrscope.stability.invariance import GroupInvariance, ScaleInvariance, scale_invariance
 from lrscope.stability.probes import SharpnessProbe, StabilityGauge
 from lrscope.stability.watch import Watch
 
 __all__ = [
     "Catapult",
     "CriticalLR",
+    "GroupInvariance",
+    "ScaleInvariance",
     "SharpnessProbe",
     "StabilityGauge",
     "Watch",
     "critical_lr",
     "find_catapults",
+    "scale_invariance",
 ]
