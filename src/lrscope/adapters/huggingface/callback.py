@@ -11,7 +11,6 @@ from transformers import TrainerCallback
 
 from lrscope.errors import ScheduleError
 from lrscope.optimizers.announce import announce
-from lrscope.schedules import Schedule
 
 if TYPE_CHECKING:
     from lrscope.adapters.huggingface.schedule import Setup
@@ -59,16 +58,16 @@ def check_resumed(setup: Setup, global_step: int) -> int:
         )
     if step > global_step:
         raise ScheduleError(f"resume: the schedule in the checkpoint is at step {step}, the Trainer at {global_step}")
-    groups = zip(setup.bases, scheduler.base_lrs, rates, setup.loaded or rates, strict=True)
-    for i, (base, stored_base, rate, loaded) in enumerate(groups):
-        expected = rate / stored_base * base if base != stored_base and stored_base else rate
-        meant = setup.replan is not None and base == stored_base  # the jump was asked for, and told
-        if not meant and not math.isclose(expected, loaded, rel_tol=1e-6):  # float32 in a Tensor learning rate
+    groups = zip(scheduler.optimizer.param_groups, setup.bases, scheduler.base_lrs, rates, strict=True)
+    for i, (group, base, stored_base, rate) in enumerate(groups):
+        expected = rate if base == stored_base or not stored_base else rate / stored_base * base
+        loaded = rate if setup.loaded is None or setup.replan is not None else setup.loaded[i]
+        # With replan= the jump was asked for, and told. A Tensor learning rate is stored in float32.
+        if base != stored_base or not math.isclose(expected, loaded, rel_tol=1e-6):
             raise ScheduleError(
-                f"resume: group {name_of(scheduler.optimizer.param_groups[i], i)} has learning rate {loaded!r} in the "
-                f"checkpoint of update {global_step}, this run gives it {expected!r} (base {base:g}, in the checkpoint "
-                f"{stored_base:g}); put back what changed, or change the plan on purpose by "
-                "set_schedule(..., replan=)"
+                f"resume: group {name_of(group, i)} has learning rate {loaded!r} in the checkpoint of update "
+                f"{global_step}, this run gives it {expected!r} (base {base:g}, in the checkpoint {stored_base:g}); "
+                "put back what changed, or change the plan on purpose by set_schedule(..., replan=)"
             )
     return global_step - step
 
@@ -93,27 +92,21 @@ def tell(setup: Setup, global_step: int, skipped: int) -> None:
     run += f", {length.steps_per_epoch:,} an epoch" if length and length.steps_per_epoch else ""
     run += f"; resumed at update {global_step:,}" if global_step else ""
     run += f", of which {skipped:,} were skipped" if skipped else ""
-    for key, schedule in each(scheduler.schedules):
-        bases = dict.fromkeys(g.get(f"initial_{key}") for g in scheduler.optimizer.param_groups)
-        by = " and ".join(f"{base:g}" for base in bases if isinstance(base, float))
-        announce(f"lrscope: {key} = {by or 'its base'} × {text_of(schedule)}{run}")
-    for key, other in scheduler.schedules.items():
-        if isinstance(other, str):
-            announce(f"lrscope: {key} follows {other}")
+    for place, drives in {None: scheduler.schedules, **scheduler.groups}.items():
+        of = "" if place is None else f" of group {place}"
+        for key, drive in drives.items():
+            bases = dict.fromkeys(g.get(f"initial_{key}") for g in scheduler.optimizer.param_groups)
+            by = " and ".join(f"{base:g}" for base in bases if isinstance(base, float)) or "its base"
+            announce(f"lrscope: {key}{of} = {by if not of else 'its base'} × {text_of(drive)}{run}")
 
 
-def each(schedule: Any, key: str = "lr") -> list[tuple[str, Schedule]]:
-    """Every schedule in a nested dict, with the key it drives."""
-    if isinstance(schedule, Mapping):
-        return [pair for name, value in schedule.items() for pair in each(value, str(name))]
-    return [(key, schedule)] if isinstance(schedule, Schedule) else []
-
-
-def text_of(schedule: Schedule) -> str:
+def text_of(drive: Any) -> str:
+    if isinstance(drive, str):
+        return f"that of {drive}"
     try:
-        return schedule.to_text()
-    except ScheduleError:  # a shape of the user's own
-        return repr(schedule)
+        return drive.to_text()
+    except (AttributeError, ScheduleError):  # it listens, or is a shape of the user's own
+        return repr(drive)
 
 
 def name_of(group: Mapping[str, Any], index: int) -> str:
