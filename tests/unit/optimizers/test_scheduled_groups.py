@@ -1,0 +1,215 @@
+"""ScheduledLR and groups: own schedules, floors, keys that follow, groups that come later, plans that change."""
+
+import io
+
+import pytest
+import torch
+
+from lrscope import schedules as lrs
+from lrscope.errors import ScheduleError
+from lrscope.optimizers import ScheduledLR
+
+S = lrs.warmup(3, start=0.1).then(lrs.Cosine(1.0, 0.0, 7))
+W = lrs.Linear(1.0, 0.5, 10)
+
+
+def parameter():
+    return torch.nn.Parameter(torch.ones(2))
+
+
+def adamw(*names, lr=0.1):
+    groups = [{"params": [parameter()], "name": name, "lr": lr * (i + 1)} for i, name in enumerate(names)]
+    return torch.optim.AdamW(groups, weight_decay=0.3, foreach=False)
+
+
+def turn(scheduler, times=1):
+    for _ in range(times):
+        scheduler.optimizer.step()
+        scheduler.step()
+
+
+def lrs_of(optimizer):
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def test_a_group_has_its_own_schedule_by_name_or_index():
+    opt = adamw("body", "head", "neck")
+    scheduler = ScheduledLR(opt, S, groups={"head": W, 2: {"lr": lrs.Constant(0.5), "weight_decay": W}})
+    turn(scheduler, 2)
+    assert lrs_of(opt) == [0.1 * S(2), 0.2 * W(2), 0.1 * 3 * 0.5]
+    assert [g["weight_decay"] for g in opt.param_groups] == [0.3, 0.3, 0.3 * W(2)]
+    assert scheduler.factors() == {"lr": S(2), "head/lr": W(2), "2/lr": 0.5, "2/weight_decay": W(2)}
+
+
+def test_ratios_between_groups_are_kept():
+    opt = adamw("a", "b")
+    scheduler = ScheduledLR(opt, S)
+    for _ in range(9):
+        first, second = lrs_of(opt)
+        assert second == pytest.approx(2 * first, rel=1e-15)
+        turn(scheduler)
+
+
+def test_a_wrong_name_is_an_error_with_the_nearest_one():
+    with pytest.raises(ScheduleError, match="no parameter group is called 'haed'; did you mean 'head'"):
+        ScheduledLR(adamw("body", "head"), S, groups={"haed": W})
+    with pytest.raises(ScheduleError, match=r"late=\['new'\]"):
+        ScheduledLR(adamw("body"), S, floor={"new": 1e-3})
+    with pytest.raises(ScheduleError, match="an index below 1"):
+        ScheduledLR(adamw("body"), S, groups={1: W})
+
+
+def test_weight_decay_follows_the_learning_rate_by_one_word():
+    opt = adamw("body", "head")
+    scheduler = ScheduledLR(opt, {"lr": S, "weight_decay": "lr"}, groups={"head": W})
+    turn(scheduler, 4)
+    assert [g["weight_decay"] for g in opt.param_groups] == [0.3 * S(4), 0.3 * W(4)]
+    with pytest.raises(ScheduleError, match="weight_decay follows 'momentum', which no schedule drives"):
+        ScheduledLR(adamw("body"), {"weight_decay": "momentum"})
+
+
+def test_floors_are_absolute_or_a_share_of_the_groups_own_rate():
+    """A floor of transformers' cosine_with_min_lr is a share of the default rate, whatever the group's is."""
+    end = lrs.Linear(1.0, 0.0, 4)
+    for floor, expected in (
+        (0.03, [0.03, 0.03]),
+        ("10%", [0.1 * 10 / 100, 0.2 * 10 / 100]),
+        ({"body": 0.05}, [0.05, 0.0]),
+        ({"head": "50%"}, [0.0, 0.1]),
+    ):
+        opt = adamw("body", "head")
+        scheduler = ScheduledLR(opt, end, floor=floor)
+        assert lrs_of(opt) == [0.1, 0.2]
+        turn(scheduler, 4)
+        assert lrs_of(opt) == expected == scheduler.get_last_lr()
+    for floor in (-1.0, "10", "ten %", "150%", float("nan"), True):
+        with pytest.raises(ScheduleError, match="floor: group 0 must be a learning rate"):
+            ScheduledLR(adamw("body"), end, floor=floor)
+
+
+def test_entries_of_betas_and_momentum_by_one_name():
+    opt = adamw("body")
+    scheduler = ScheduledLR(opt, {"beta1": lrs.Linear(1.0, 0.5, 2), "beta2": lrs.Constant(0.9)})
+    turn(scheduler)
+    assert opt.param_groups[0]["betas"] == (0.9 * 0.75, 0.999 * 0.9)
+    cycle = lrs.one_cycle(10, momentum=(0.85, 0.95))
+    opt, sgd = adamw("body"), torch.optim.SGD([parameter()], lr=0.1, momentum=0.9)
+    for optimizer in (opt, sgd):
+        scheduler = ScheduledLR(optimizer, cycle, absolute=["momentum"])
+        turn(scheduler, 2)
+    assert opt.param_groups[0]["betas"] == (0.85, 0.999)
+    assert sgd.param_groups[0]["momentum"] == 0.85
+
+
+def test_a_late_group_joins_before_its_first_update():
+    opt = adamw("body")
+    scheduler = ScheduledLR(opt, S, groups={"late": W}, late=["late"])
+    turn(scheduler, 2)
+    opt.add_param_group({"params": [parameter()], "name": "late", "lr": 1.0})
+    seen = []
+    opt.register_step_pre_hook(lambda *_: seen.append(lrs_of(opt)))
+    turn(scheduler)
+    assert seen == [[0.1 * S(2), W(2)]]
+    assert lrs_of(opt) == [0.1 * S(3), W(3)]
+
+
+@pytest.mark.parametrize("order", ["optimizer first", "scheduler first"])
+def test_a_late_group_may_have_its_own_clock_and_keeps_it(order):
+    opt = adamw("body")
+    scheduler = ScheduledLR(opt, S, own_clock=True)
+    turn(scheduler, 2)
+    opt.add_param_group({"params": [parameter()], "name": "late", "lr": 1.0})
+    turn(scheduler, 3)
+    assert lrs_of(opt) == [0.1 * S(5), S(3)]
+    file = io.BytesIO()
+    torch.save({"opt": opt.state_dict(), "sched": scheduler.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    fresh = adamw("body", "late")
+    resumed = ScheduledLR(fresh, S, own_clock=True)
+    for load in ("opt", "sched") if order == "optimizer first" else ("sched", "opt"):
+        (fresh if load == "opt" else resumed).load_state_dict(saved[load])
+    assert lrs_of(fresh) == lrs_of(opt)
+    turn(scheduler)
+    turn(resumed)
+    assert lrs_of(fresh) == lrs_of(opt) == [0.1 * S(6), S(4)]
+
+
+def test_an_optimizer_restored_last_from_elsewhere_is_put_right_before_its_update():
+    opt = adamw("body")
+    scheduler = ScheduledLR(opt, S, last_epoch=4)
+    opt.load_state_dict(adamw("body", lr=7.0).state_dict())
+    seen = []
+    opt.register_step_pre_hook(lambda *_: seen.append(lrs_of(opt)))
+    turn(scheduler)
+    assert seen == [[0.1 * S(5)]]
+
+
+def test_another_horizon_on_resume_is_an_error_that_draws_both():
+    """Transformers' cosine jumps from 0.35 to 0.73 here, and says nothing."""
+    old = lrs.Cosine(1.0, 0.0, 10)
+    scheduler = ScheduledLR(adamw("body"), old)
+    turn(scheduler, 6)
+    longer = ScheduledLR(opt := adamw("body"), lrs.Cosine(1.0, 0.0, 20))
+    with pytest.raises(ScheduleError, match=r"at step 6 its factor is 0.345492, that of this one 0.793893") as caught:
+        longer.load_state_dict(scheduler.state_dict())
+    lines = str(caught.value).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["old", "new"]
+    assert [line.split()[-2] for line in lines[1:]] == ["10", "20"]
+    assert (longer.last_epoch, lrs_of(opt)) == (0, [0.1])
+
+
+@pytest.mark.parametrize(("keep", "jumps"), [("lr", False), ("fraction", False), ("shape", True)])
+def test_a_plan_is_changed_on_purpose_and_the_jump_is_printed(keep, jumps, capsys):
+    old, new = lrs.Cosine(1.0, 0.0, 10), lrs.Cosine(1.0, 0.0, 20)
+    scheduler = ScheduledLR(adamw("body"), old)
+    turn(scheduler, 6)
+    resumed = ScheduledLR(opt := adamw("body"), new)
+    resumed.load_state_dict(scheduler.state_dict(), replan=keep)
+    said = capsys.readouterr().err
+    assert "replanned at step 6" in said
+    assert ("no jump" in said) != jumps
+    at = lrs.replan(old, new, at=6, keep=keep).schedule
+    assert lrs_of(opt) == [0.1 * at(6)]
+    turn(resumed, 9)
+    assert lrs_of(opt) == [0.1 * at(15)]
+    # The changed plan is the plan from now on, also for the next resume.
+    again = ScheduledLR(other := adamw("body"), at)
+    again.load_state_dict(resumed.state_dict())
+    assert lrs_of(other) == lrs_of(opt)
+    # In the middle of a run it is the same.
+    scheduler.replan(new, keep=keep)
+    turn(scheduler, 9)
+    assert lrs_of(scheduler.optimizer) == lrs_of(opt)
+
+
+def test_a_floor_or_key_that_changed_is_an_error():
+    state = ScheduledLR(adamw("body"), S, floor=0.01).state_dict()
+    with pytest.raises(ScheduleError, match=r"saved with floor=0.01, this scheduler has None"):
+        ScheduledLR(adamw("body"), S).load_state_dict(state)
+    with pytest.raises(ScheduleError, match=r"saved driving lr, this scheduler drives lr, weight_decay"):
+        ScheduledLR(adamw("body"), {"lr": S, "weight_decay": W}, floor=0.01).load_state_dict(state)
+
+
+def test_a_plateau_is_torchs_and_its_memory_is_stored():
+    torch.manual_seed(0)
+    losses = (torch.rand(60) + torch.linspace(1, 0.5, 60)).tolist()
+    reference = torch.optim.SGD([parameter()], lr=0.1)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(reference, factor=0.5, patience=2, cooldown=1)
+    ours = lrs.Plateau(factor=0.5, patience=2, cooldown=1)
+    scheduler = ScheduledLR(torch.optim.SGD([parameter()], lr=0.1), ours)
+    for i, loss in enumerate(losses):
+        plateau.step(loss)
+        scheduler.optimizer.step()
+        scheduler.step()
+        scheduler.observe(loss=loss)
+        if i == 30:
+            file = io.BytesIO()
+            torch.save(scheduler.state_dict(), file)
+            file.seek(0)
+            scheduler = ScheduledLR(torch.optim.SGD([parameter()], lr=0.1), ours)
+            scheduler.load_state_dict(torch.load(file, weights_only=True))
+        assert lrs_of(scheduler.optimizer) == pytest.approx(lrs_of(reference), rel=1e-12)
+    assert lrs_of(reference)[0] < 0.01
+    with pytest.raises(ScheduleError, match="'loss' was not observed; did you mean 'los'"):
+        scheduler.observe(los=1.0)
