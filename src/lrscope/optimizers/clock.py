@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,25 +25,32 @@ class UpdateClock:
         pending: Updates performed and not yet taken.
         idle_calls: Calls of the scheduler that found no new update.
         noting: Whether :meth:`paired` wants to be told of a call that found one.
+        groups: The parameter groups that the scheduler knows, and ``count``, how many they were. Before an update
+            of others, the scheduler is told.
     """
 
-    def __init__(self, optimizer: Optimizer, before: weakref.WeakMethod[Any]) -> None:
-        """``before`` is called ahead of every update, as long as its object lives."""
+    def __init__(self, optimizer: Optimizer, told: Callable[[], None]) -> None:
+        """``told`` is a method; its object is not kept alive."""
         self.pending = 0
         self.idle_calls = 0
         self.noting = False
+        self.groups: Any = None
+        self.count = 0
         self._performed = False
         self._idle = 0  # calls without an update since the last one with
         self._pattern = (0, 0)  # idle calls per update, and for how many updates in a row
-        self._told: set[str] = set()
+        self._said: set[str] = set()
         while isinstance(inner := vars(optimizer).get("optimizer"), Optimizer):
             optimizer = inner  # a wrapper, such as accelerate's
-        me = weakref.ref(self)
+        me, tell = weakref.ref(self), weakref.WeakMethod(told)
 
-        def pre_hook(*_: Any) -> None:
-            call = before()
-            if call is not None:
-                call()
+        def pre_hook(optimizer: Optimizer, *_: Any) -> None:
+            clock = me()
+            groups = optimizer.param_groups
+            if clock is not None and (groups is not clock.groups or len(groups) != clock.count):
+                call = tell()
+                if call is not None:
+                    call()
 
         def post_hook(optimizer: Optimizer, *_: Any) -> None:
             clock = me()
@@ -50,7 +58,8 @@ class UpdateClock:
                 clock._performed = True
                 # Fused optimizers skip inside their kernel, and only this flag of GradScaler's tells.
                 found_inf = getattr(optimizer, "found_inf", None)
-                clock.pending += found_inf is None or not bool(found_inf)
+                if found_inf is None or not bool(found_inf):
+                    clock.pending += 1
 
         handles = optimizer.register_step_pre_hook(pre_hook), optimizer.register_step_post_hook(post_hook)
         for handle in handles:
@@ -62,7 +71,7 @@ class UpdateClock:
         self._pattern = (self._idle, times + 1 if idle == self._idle else 1) if self._idle else (0, 0)
         if self._pattern[1] == 3:
             n = self._pattern[0] + 1
-            self._tell(
+            self._say(
                 f"this scheduler is stepped {n} times per optimizer update (some trainers step it once per process). "
                 "The extra calls change nothing: one update is one step"
             )
@@ -75,21 +84,21 @@ class UpdateClock:
         self.idle_calls += 1
         self.noting = True
         if not self._performed and self._idle == 1 and not _has_bad_gradients(optimizer):
-            self._tell(
+            self._say(
                 "scheduler.step() was called, and the optimizer has not performed an update yet: the schedule stays "
                 "where it is. To look at a schedule without training use schedule.values(), or "
                 "ScheduledLR(..., count='calls')"
             )
         elif self._idle == _PATIENCE:
-            self._tell(
+            self._say(
                 f"scheduler.step() was called {_PATIENCE} times in a row without an optimizer update. Either every "
                 "update is skipped, or this optimizer's step cannot be seen (a captured graph): then use "
                 "ScheduledLR(..., count='calls')"
             )
 
-    def _tell(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
             warnings.warn(message, LrscopeWarning, stacklevel=4)
 
 

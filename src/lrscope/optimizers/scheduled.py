@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -108,8 +107,8 @@ class ScheduledLR(LRScheduler):
         self._readers: dict[tuple[str, int], Lookup | Listener] = {}
         self._bases: dict[tuple[int, str], Any] = {}
         self._starts = [0] * len(optimizer.param_groups)
+        self._clock = UpdateClock(optimizer, self.write) if count == "updates" else None
         self._bind()
-        self._clock = UpdateClock(optimizer, weakref.WeakMethod(self._before_update)) if count == "updates" else None
         self.write()
 
     def step(self, epoch: int | None = None) -> None:
@@ -298,12 +297,6 @@ class ScheduledLR(LRScheduler):
                     f"below {len(present)}; a group that is added later is announced by late=[{name!r}]"
                 )
 
-    def _before_update(self) -> None:
-        """Groups that are new, or came back from a checkpoint, get their values before the optimizer uses them."""
-        groups = self.optimizer.param_groups
-        if groups is not self._bound or len(groups) != len(self._starts):
-            self.write()
-
     def _rebind(self) -> None:
         self._readers.clear()
         self._bind()
@@ -327,6 +320,8 @@ class ScheduledLR(LRScheduler):
                 lanes[lane].members.append((group, 1.0 if key in self.absolute else base, floor))
         self._lanes = list(lanes.values())
         self._bound = groups
+        if self._clock is not None:
+            self._clock.groups, self._clock.count = groups, len(groups)
 
     def _drives(self, group: Group, index: int) -> dict[str, tuple[str, Schedule | FeedbackSchedule]]:
         """For each key of the group: the path of what drives it, and that."""
@@ -373,8 +368,8 @@ class ScheduledLR(LRScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         counts = state.pop("_counts")
         vars(self).update(state)
+        self._clock = UpdateClock(self.optimizer, self.write) if counts else None
         self._bind()
-        self._clock = UpdateClock(self.optimizer, weakref.WeakMethod(self._before_update)) if counts else None
 
 
 def _by_key(where: str, schedule: Any) -> dict[str, Drive]:
