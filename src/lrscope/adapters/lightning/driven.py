@@ -22,7 +22,7 @@ class Driven:
         self.optimizer: Optimizer = scheduler.optimizer
         self.steps = steps
         self.attempted = self.performed = 0
-        self._agreed = False
+        self._agreed = self._told = False
         # After ScheduledLR's own hook, which counts the update. So the schedule is right at every moment at which a
         # checkpoint can be written, whoever steps the optimizer.
         self._handle = self.optimizer.register_step_post_hook(self._after_update)
@@ -54,7 +54,9 @@ class Driven:
         )
         if not self._agreed:
             raise ScheduleError(message)
-        warnings.warn(message, LrscopeWarning, stacklevel=2)
+        if not self._told:
+            warnings.warn(message, LrscopeWarning, stacklevel=2)
+            self._told = True
 
     def _differences(self) -> Iterator[tuple[str, float, float]]:
         # Not strict: a group added since the last update joins at the next one.

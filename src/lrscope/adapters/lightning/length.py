@@ -32,15 +32,14 @@ def horizon_of(trainer: Any, tokens_per_step: float | None = None) -> Horizon:
             "horizon: in manual optimization training_step decides how often an optimizer steps, so Lightning does "
             "not know the number of updates; give horizon=Horizon(steps=...)"
         )
-    steps = _asked_without_a_trace(trainer)
-    batches, epochs = trainer.num_training_batches, trainer.max_epochs
+    steps, batches = _asked(trainer)
+    epochs = trainer.max_epochs
     per_epoch = None
     if math.isfinite(batches):
-        counts = {math.ceil(batches / factor) for factor in _accumulation(trainer, epochs)}
-        per_epoch = counts.pop() if len(counts) == 1 else None
-        if per_epoch is None and epochs > 0:  # Lightning takes the first epoch's factor for all
-            exact = sum(math.ceil(batches / factor) for factor in _accumulation(trainer, epochs))
-            steps = exact if trainer.max_steps == -1 else min(exact, trainer.max_steps)
+        counts = [math.ceil(batches / factor) for factor in _accumulation(trainer, epochs)]
+        per_epoch = counts[0] if len(set(counts)) == 1 else None
+        if per_epoch is None and epochs > 0:  # where Lightning takes the first epoch's factor for all
+            steps = sum(counts) if trainer.max_steps == -1 else min(sum(counts), trainer.max_steps)
     if not math.isfinite(steps) or steps < 1:  # -1 is Lightning's word for data without a length and no max_steps
         raise ScheduleError(
             f"horizon: the number of updates is not known: Trainer(max_steps={trainer.max_steps}, "
@@ -98,23 +97,27 @@ def unfitting(schedule: Any, steps: int) -> str | None:
     return None
 
 
-def _asked_without_a_trace(trainer: Any) -> float:
-    """``estimated_stepping_batches``, which sets the data up and on a resume loses the data's position by it.
+def _asked(trainer: Any) -> tuple[float, float]:
+    """Updates in all as Lightning estimates them, and batches in an epoch; the data are set up for it.
 
     Lightning restores a stateful loader only when it sets the data up after the checkpoint was read, and it does so
-    once (Lightning issue 20550). So on a resume it is made to do it again.
+    once: asking before would silently start the data anew (Lightning issue 20550). So on a resume it is made to set
+    them up again.
     """
     loop = trainer.fit_loop
-    fresh = getattr(loop, "_combined_loader", None) is None
+    early = getattr(loop, "_combined_loader", None) is None
+    loop.setup_data()  # estimated_stepping_batches leaves that out where max_epochs is -1
     steps = trainer.estimated_stepping_batches
-    if fresh and trainer.ckpt_path is not None and not trainer.training_started:
+    if early and trainer.ckpt_path is not None:
         loop._combined_loader = None
-    return steps
+    return steps, trainer.num_training_batches
 
 
-def _accumulation(trainer: Any, epochs: int | None) -> list[int]:
+def _accumulation(trainer: Any, epochs: int) -> list[int]:
     """Batches per update, epoch by epoch."""
     for callback in trainer.callbacks:
         if hasattr(callback, "get_accumulate_grad_batches"):
-            return [callback.get_accumulate_grad_batches(e) for e in range(max(epochs or 1, 1))]
+            if epochs < 1:
+                return list(callback.scheduling.values())
+            return [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
     return [trainer.accumulate_grad_batches]
