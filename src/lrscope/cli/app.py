@@ -50,6 +50,7 @@ app.command("lrscope.cli.run:run", help="Plan a schedule for TASK, train with it
 app.command("lrscope.cli.plan:plan", help="Choose peak learning rate and warmup for TASK by short measured runs.")
 app.command("lrscope.cli.train:train", help="Train TASK with a schedule you give, watching stability.")
 app.command("lrscope.cli.show:show", help="Preview a schedule in the terminal or as PNG, SVG or CSV.")
+app.command("lrscope.cli.convert:convert", help="Translate weight decay into an equivalent exponential schedule.")
 app.command("lrscope.cli.report:report", help="Write the report of a run directory, finished or not.")
 
 
