@@ -104,7 +104,7 @@ def text_of(drive: Any) -> str:
     if isinstance(drive, str):
         return f"that of {drive}"
     try:
-        return drive.to_text()
+        return f"({drive.to_text()})"
     except (AttributeError, ScheduleError):  # it listens, or is a shape of the user's own
         return repr(drive)
 

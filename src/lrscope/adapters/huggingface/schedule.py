@@ -61,7 +61,7 @@ def set_schedule(
     Example:
         >>> set_schedule(trainer, "warmup(6%) > cosine(to=0)")  # doctest: +SKIP
         >>> trainer.train()  # doctest: +SKIP
-        lrscope: lr = 5e-05 × linear(1, from=0.0, to=1.0) > cosine(9, from=1.0, to=0.0); 10 updates, 5 an epoch
+        lrscope: lr = 5e-05 × (linear(1, from=0.0, to=1.0) > cosine(9, from=1.0, to=0.0)); 10 updates, 5 an epoch
     """
     require_trainer(trainer)
     _check(trainer)
