@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -136,7 +137,9 @@ class Schedule(ABC):
         """The schedule, slower or faster, so that it takes ``steps`` steps."""
         from lrscope.schedules.operations import Stretch
 
-        return Stretch(self, steps)
+        # Stretched twice is stretched once: it rounds once, and going back is exact.
+        inner = self.schedule if isinstance(self, Stretch) and self.steps else self
+        return Stretch(inner, steps)
 
     def repeat(self, times: int | None = None) -> Repeat:
         """The schedule again and again; for ever, unless ``times`` is given."""
@@ -173,6 +176,13 @@ class Schedule(ABC):
         from lrscope.schedules.recipes import cooldown
 
         return self.first(at).then(cooldown(self(at), steps, shape, end))
+
+    @functools.cached_property
+    def nesting(self) -> int:
+        """How deep the schedules inside this one are nested; 0: there is none."""
+        values = (getattr(self, f.name) for f in fields(self))  # pyright: ignore[reportArgumentType]
+        inner = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+        return max((1 + v.nesting for v in inner if isinstance(v, Schedule)), default=0)
 
     def to_spec(self) -> dict[str, Any]:
         """Plain data (JSON-able) from which :func:`from_spec` builds an equal schedule."""

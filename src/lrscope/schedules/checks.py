@@ -6,12 +6,16 @@ import difflib
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrscope.errors import ScheduleError
 
+if TYPE_CHECKING:
+    from lrscope.schedules.base import Schedule
+
 MAX_STEPS = 2**53  # whole numbers up to here are exact in float64
 MAX_VALUE = 1e30  # far above any rate or factor; products of a few stay finite
+MAX_NESTING = 49  # so that every schedule can be written, stored, read back and pickled
 
 
 def number(owner: str, name: str, value: Any, *, above: float | None = None) -> float:
@@ -40,9 +44,18 @@ def whole(owner: str, name: str, value: Any, *, at_least: int = 0) -> int:
     return int(value)
 
 
+def check_nesting(schedule: Schedule) -> None:
+    """Refuse a schedule of schedules of schedules too deep to be stored."""
+    if schedule.nesting > MAX_NESTING:
+        raise ScheduleError(
+            f"{type(schedule).__name__}: schedules inside schedules, more than {MAX_NESTING} deep; "
+            "the values alone are flat: Table(tuple(s.values()))"
+        )
+
+
 def several(owner: str, name: str, value: Any) -> tuple[Any, ...]:
-    """``value``, a list or tuple, as a tuple."""
-    if not isinstance(value, list | tuple):
+    """``value``, a list, tuple or range, as a tuple."""
+    if not isinstance(value, list | tuple | range):
         raise ScheduleError(f"{owner}: {name} must be a list or tuple, got {short(value)} ({type(value).__name__})")
     return tuple(value)
 
@@ -50,7 +63,8 @@ def several(owner: str, name: str, value: Any) -> tuple[Any, ...]:
 def short(value: Any, limit: int = 80) -> str:
     """``repr`` on one line and not too long."""
     try:
-        text = " ".join(repr(value).split())
+        some = value[:limit] if isinstance(value, str | list | tuple) else value  # the rest would only be cut
+        text = " ".join(repr(some).split())
     except Exception:  # an object of the user's whose repr is broken must not hide our message
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 3] + "..."

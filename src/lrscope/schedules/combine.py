@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import FloatArray, Schedule, set_field
-from lrscope.schedules.checks import MAX_STEPS, several, short
+from lrscope.schedules.checks import MAX_STEPS, check_nesting, several, short
 from lrscope.schedules.ramps import Linear
 from lrscope.schedules.shapes import Constant
 
@@ -57,8 +58,9 @@ class Join(Schedule, kind="join"):
         if sum(part.num_steps or 0 for part in flat) > MAX_STEPS:
             raise ScheduleError("Join: the parts together have more than 2**53 steps; shorten them")
         set_field(self, "parts", tuple(flat))
+        check_nesting(self)
 
-    @property
+    @functools.cached_property
     def starts(self) -> tuple[int, ...]:
         """The step at which each part begins."""
         return tuple(itertools.accumulate((p.num_steps or 0 for p in self.parts[:-1]), initial=0))
@@ -88,6 +90,8 @@ class Product(Schedule, kind="product"):
 
     .. math:: s(t) = s_1(t)\, s_2(t) \cdots s_n(t), \quad \text{multiplied from left to right}
 
+    A result too large for float64 is its largest number, about 1.8e308, with the sign of the result.
+
     It is as long as its longest factor, since a factor that has ended still holds its end value:
     ``warmup(500) * Cosine(1, 0, 10_000)`` has 10 000 steps. A number, or a Constant without length, has no
     length of its own; any other factor that never ends makes a product that never ends.
@@ -104,13 +108,14 @@ class Product(Schedule, kind="product"):
 
     def __post_init__(self) -> None:
         set_field(self, "factors", _left_opened(Product, "factors", self.factors))
+        check_nesting(self)
 
     @property
     def num_steps(self) -> int | None:
         return _longest(self.factors)
 
     def _at(self, t: FloatArray) -> FloatArray:
-        return functools.reduce(operator.mul, (f._at(t) for f in self.factors))
+        return _reduced(operator.mul, (f._at(t) for f in self.factors))
 
     def __repr__(self) -> str:
         return " * ".join(f"({f!r})" if isinstance(f, Product | Sum) else repr(f) for f in self.factors)
@@ -122,7 +127,7 @@ class Sum(Schedule, kind="sum"):
 
     .. math:: s(t) = s_1(t) + s_2(t) + \cdots + s_n(t), \quad \text{added from left to right}
 
-    As long as its longest term, with the rules of :class:`Product`.
+    As long as its longest term, and never infinite, with the rules of :class:`Product`.
 
     Args:
         terms: Two or more.
@@ -136,13 +141,14 @@ class Sum(Schedule, kind="sum"):
 
     def __post_init__(self) -> None:
         set_field(self, "terms", _left_opened(Sum, "terms", self.terms))
+        check_nesting(self)
 
     @property
     def num_steps(self) -> int | None:
         return _longest(self.terms)
 
     def _at(self, t: FloatArray) -> FloatArray:
-        return functools.reduce(operator.add, (s._at(t) for s in self.terms))
+        return _reduced(operator.add, (s._at(t) for s in self.terms))
 
     def __repr__(self) -> str:
         first, *rest = (f"({s!r})" if isinstance(s, Sum) else repr(s) for s in self.terms)
@@ -156,6 +162,15 @@ def _left_opened(cls: type[Product | Sum], name: str, value: object) -> tuple[Sc
     """
     first, *rest = _parts(cls.__name__, name, value)
     return (*(getattr(first, name) if isinstance(first, cls) else (first,)), *rest)
+
+
+_LARGEST = np.finfo(np.float64).max
+
+
+def _reduced(combine: Callable[[FloatArray, FloatArray], FloatArray], values: Iterable[FloatArray]) -> FloatArray:
+    """The values combined from left to right; no infinity, which a factor of 0 would turn into NaN."""
+    with np.errstate(over="ignore"):
+        return functools.reduce(lambda a, b: np.minimum(np.maximum(combine(a, b), -_LARGEST), _LARGEST), values)
 
 
 def _longest(parts: tuple[Schedule, ...]) -> int | None:

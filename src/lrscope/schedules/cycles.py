@@ -25,7 +25,7 @@ class _Endless(Schedule):
             elif f.name == "every":
                 set_field(self, "every", whole(owner, "every", value, at_least=1))
             else:
-                set_field(self, f.name, number(owner, f.name, value, above=0 if f.name in _POSITIVE else None))
+                set_field(self, f.name, number(owner, f.name, value, above=_ABOVE.get(f.name)))
 
     @property
     def num_steps(self) -> int | None:
@@ -39,7 +39,7 @@ class _Endless(Schedule):
         return self._endless(t if self.steps is None else np.minimum(t, self.steps))
 
 
-_POSITIVE = ("period", "factor", "peak_decay", "timescale")
+_ABOVE = {"factor": 0.0, "peak_decay": 0.0, "period": 1e-9}  # a shorter period would only overflow
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,7 +108,7 @@ class WarmRestarts(_Endless, kind="warm_restarts"):
     comes close to ``low`` at the end of a cycle without reaching it; the step after is the restart.
 
     Args:
-        high: The first peak.
+        high: The first peak. Peaks stop growing at 1e30.
         low: The floor of every cycle.
         period: Steps of the first cycle; need not be whole.
         mult: Each cycle is so many times as long as the one before, 1 or more.
@@ -142,16 +142,25 @@ class WarmRestarts(_Endless, kind="warm_restarts"):
             cycle = np.floor(t / self.period)
         else:
             cycle = np.floor(np.log1p(t * (self.mult - 1) / self.period) / np.log(self.mult))
-            # The logarithm may land one cycle off where a cycle begins.
-            cycle = cycle - (t < self._start(cycle))
-            cycle = cycle + (t >= self._start(cycle + 1))
+        # Rounding may land one cycle off where a cycle begins.
+        cycle = cycle - (t < self._start(cycle))
+        cycle = cycle + (t >= self._start(cycle + 1))
         length = self.period * self.mult**cycle
         x = np.clip((t - self._start(cycle)) / length, 0.0, 1.0)
-        with np.errstate(over="ignore", under="ignore"):
-            peak = np.minimum(self.high * self.peak_decay**cycle, MAX_VALUE)
+        with np.errstate(over="ignore"):
+            decay = np.minimum(self.peak_decay**cycle, MAX_VALUE)
+        peak = np.clip(self.high * decay, -MAX_VALUE, MAX_VALUE)
         return self.low + (peak - self.low) * (1.0 + np.cos(np.pi * x)) / 2.0
 
     def _start(self, cycle: FloatArray) -> FloatArray:
+        """The step at which each cycle begins."""
         if self.mult == 1:
-            return cycle * self.period
-        return self.period * (self.mult**cycle - 1.0) / (self.mult - 1.0)
+            start = cycle * self.period
+        else:
+            growth = self.mult**cycle
+            # The difference would cancel where cycles hardly grow.
+            grown = np.where(growth < 2, np.expm1(cycle * np.log(self.mult)), growth - 1.0)
+            start = self.period * grown / (self.mult - 1.0)
+        # 10 + 11 + 12.1 + ... has no exact binary form, and a restart must not come a step late for that.
+        whole_steps = np.rint(start)
+        return np.where(np.abs(start - whole_steps) <= 1e-12 * whole_steps, whole_steps, start)

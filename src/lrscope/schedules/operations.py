@@ -9,7 +9,7 @@ import numpy as np
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import FloatArray, Schedule, set_field
-from lrscope.schedules.checks import MAX_STEPS, did_you_mean, number, short, whole
+from lrscope.schedules.checks import MAX_STEPS, check_nesting, did_you_mean, number, short, whole
 from lrscope.schedules.shapes import Constant
 
 
@@ -22,6 +22,7 @@ class Operation(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
             raise ScheduleError(f"{type(self).__name__}: schedule must be a Schedule, got {short(self.schedule)}")
+        check_nesting(self)
 
     def _length(self) -> int:
         """The length of ``schedule``, which this operation cannot do without."""
@@ -153,8 +154,10 @@ class Stretch(Operation, kind="stretch"):
 
     def _at(self, t: FloatArray) -> FloatArray:
         length = self._length()
-        # At the last step the quotient is exact, so the end value is the schedule's own.
-        return self.schedule._at(np.where(t < self.steps, t * length / max(self.steps, 1), length))
+        # In lowest terms, so that steps which fall on whole steps fall on them exactly.
+        common = max(math.gcd(length, self.steps), 1)
+        inside = t * (length // common) / max(self.steps // common, 1)
+        return self.schedule._at(np.where(t < self.steps, inside, length))
 
 
 @dataclass(frozen=True, repr=False)

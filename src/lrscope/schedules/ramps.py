@@ -164,5 +164,6 @@ class Exponential(Ramp, kind="exponential"):
         number("Exponential", "end", self.end, above=0)
 
     def _inside(self, x: FloatArray) -> FloatArray:
-        # Differences of logarithms, since end / start itself may overflow.
-        return self.start * np.exp((np.log(self.end) - np.log(self.start)) * x)
+        # Differences of logarithms, and the factor in two halves, since end / start itself may overflow.
+        half = np.exp((np.log(self.end) - np.log(self.start)) * (x / 2.0))
+        return self.start * half * half
