@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule
-from lrscope.schedules.checks import did_you_mean, number, short, whole
+from lrscope.schedules.checks import did_you_mean, number, several, short, whole
 from lrscope.schedules.combine import Join, nonzero_warmup
 from lrscope.schedules.cycles import StepDecay
 from lrscope.schedules.ramps import Cosine, Exponential, Linear, Ramp, Sqrt
@@ -87,6 +88,9 @@ def one_cycle(
         >>> one_cycle(5, peak_at=0.4, start=0.0, end=0.0, shape="linear")["lr"].values(5).round(2)
         array([0.  , 1.  , 0.67, 0.33, 0.  ])
 
+    Raises:
+        ScheduleError: Fewer than two steps, a peak outside the run, an unknown shape, or momentum that is no pair.
+
     References:
         Smith, Topin, Super-Convergence, 2018, arXiv 1708.07120. PyTorch's ``OneCycleLR`` with ``start`` =
         1/div_factor and ``end`` = 1/(div_factor * final_div_factor).
@@ -100,20 +104,24 @@ def one_cycle(
     ramp = _COOLDOWNS[shape]
     keys: dict[str, Schedule] = {"lr": ramp(start, 1.0, up).then(ramp(1.0, end, last - up))}
     if momentum is not None:
-        low, high = (number("one_cycle", "momentum", m) for m in momentum)
+        pair = several("one_cycle", "momentum", momentum)
+        if len(pair) != 2:
+            raise ScheduleError(f"one_cycle: momentum must be a pair, lowest and highest, got {short(momentum)}")
+        low, high = (number("one_cycle", "momentum", m) for m in pair)
         keys["momentum"] = ramp(high, low, up).then(ramp(low, high, last - up))
     return keys
 
 
 def multistep(boundaries: Sequence[int], factor: float = 0.1) -> Piecewise:
-    """1, and ``factor`` times less at each boundary.
+    """1, and ``factor`` times the level before at each boundary.
 
     Example:
         >>> multistep([2, 3], 0.5).values(5)
         array([1.  , 1.  , 0.5 , 0.25, 0.25])
     """
-    factor = number("multistep", "factor", factor)
-    return Piecewise(tuple(factor**i for i in range(len(boundaries) + 1)), tuple(boundaries))
+    factor, bounds = number("multistep", "factor", factor), several("multistep", "boundaries", boundaries)
+    levels = itertools.accumulate(bounds, lambda level, _: level * factor, initial=1.0)
+    return Piecewise(tuple(levels), bounds)
 
 
 def triangular(
@@ -149,9 +157,9 @@ def triangular(
 
 
 def untuned_linear_warmup(beta2: float) -> Linear:
-    """The linear warmup that Adam needs for its second moment: ``min(1, (t + 1) (1 - beta2) / 2)``.
+    """The linear warmup that Adam needs for its second moment: ``min(1, (t + 1) / W)``, W = ``2 / (1 - beta2)``.
 
-    ``nonzero_warmup(2 / (1 - beta2))``: 2 000 updates for 0.999.
+    W is rounded down to a whole number: 2 000 updates for 0.999. It is ``nonzero_warmup(W)``.
 
     References:
         Ma, Yarats, On the Adequacy of Untuned Warmup for Adaptive Optimization, 2021, arXiv 1910.04209.

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.schedules.base import FloatArray, Schedule
-from lrscope.schedules.checks import short, whole
+from lrscope.schedules.checks import number, short, whole
 from lrscope.schedules.ramps import Linear
 from lrscope.schedules.table import Table
 
@@ -54,11 +54,14 @@ def refined(
     """
     if norm not in ("l2", "l1"):
         raise ScheduleError(f"refined: norm must be 'l2' (SGD) or 'l1' (Adam), got {short(norm)}")
-    if not 0 < smoothing <= 1:
+    if not 0 < number("refined", "smoothing", smoothing) <= 1:
         raise ScheduleError(
             f"refined: smoothing must be above 0 and at most 1, a share of the run, got {short(smoothing)}"
         )
-    norms = np.asarray(gradient_norms, dtype=np.float64)
+    try:
+        norms = np.asarray(gradient_norms, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ScheduleError(f"refined: gradient_norms must be numbers, got {short(gradient_norms)}") from None
     if norms.ndim != 1:
         raise ScheduleError(f"refined: gradient_norms must be one number per update, shape (n,), got {norms.shape}")
     count = norms.size if steps is None else whole("refined", "steps", steps, at_least=1)
@@ -67,7 +70,7 @@ def refined(
         raise ScheduleError(f"refined: norms are 0 or more, got {finite.min():g}")
     if finite.size < 16:
         raise ScheduleError(f"refined: needs 16 finite norms or more, got {finite.size}; log one for every update")
-    smooth = _median_filter(finite[_EDGE:-_EDGE], smoothing)
+    smooth = _median_filter(finite[_EDGE:-_EDGE] / (finite.max() or 1.0), smoothing)  # only the shape counts
     if smooth.min() < _COLLAPSE * np.median(smooth) or smooth.min() == 0:
         return _linear_instead("the gradient norms vanish on the way", count)
     weights = smooth ** (-2.0 if norm == "l2" else -1.0)

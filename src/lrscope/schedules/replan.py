@@ -59,7 +59,7 @@ def replan(old: Schedule, new: Schedule | int, *, at: int, keep: str) -> Replann
         keep: What stays: ``"lr"``, ``"fraction"`` or ``"shape"``.
 
     Raises:
-        ScheduleError: Nothing can be kept: the new rate at this step is 0, or a length is not known.
+        ScheduleError: Nothing can be kept: one of the two rates at this step is 0, or a length is not known.
 
     Example:
         >>> from lrscope.schedules import Linear
@@ -84,10 +84,11 @@ def replan(old: Schedule, new: Schedule | int, *, at: int, keep: str) -> Replann
     else:
         rest = new.after(at)
         if keep == "lr" and rest(0) != before:
-            if rest(0) == 0:
+            if rest(0) == 0 or before == 0:
+                which = "new" if rest(0) == 0 else "old"
                 raise ScheduleError(
-                    f'replan: keep="lr" cannot scale the new schedule, which is 0 at step {at}; use keep="fraction", '
-                    "or cool down from here with .cool_down(at, steps)"
+                    f'replan: keep="lr" scales the new rate to the old one, and the {which} one is 0 at step {at}; '
+                    'use keep="fraction" or "shape", or cool down from here with .cool_down(at, steps)'
                 )
             rest = (before / rest(0)) * rest
     schedule = old.first(at).then(rest) if at else rest
@@ -100,7 +101,7 @@ def both_curves(old: Schedule, new: Schedule) -> str:
     count = max([n for n in lengths if n is not None], default=1000) + 1
     # A picture 60 characters wide needs no more than some thousand of the steps.
     steps = np.unique(np.linspace(0, count - 1, min(count, 1200)).round())
-    values = [s._at(steps) for s in (old, new)]
+    values = [s._at(steps if n is None else np.minimum(steps, n)) for s, n in zip((old, new), lengths, strict=True)]
     high = max(float(v.max()) for v in values) or 1.0
     lines = []
     for name, v, n in zip(("old", "new"), values, lengths, strict=True):
