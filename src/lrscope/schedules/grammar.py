@@ -21,6 +21,7 @@ from lrscope.schedules.horizon import UNITS
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 50
+MAX_WORK = 5_000  # segments, each counted once for every parenthesis around it: what keeps reading below 50 ms
 OPERATIONS = ("after", "bounded", "clip", "first", "repeat", "reverse", "shift", "stretch")
 """Names whose first argument is a schedule."""
 
@@ -109,6 +110,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
         self.depth = 0
+        self.work = 0
         self.now = self._token(0)
 
     def _token(self, place: int) -> _Token:
@@ -182,6 +184,9 @@ class _Reader:
 
     def factor(self) -> Node:
         token = self.now
+        self.work += 1 + self.depth
+        if self.work > MAX_WORK:
+            fail(self.text, token.place, "too many segments inside too many parentheses; use a spec")
         if token.kind == "number":
             return self.quantity(unit=False)
         if token.kind == "name":

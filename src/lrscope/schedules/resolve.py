@@ -52,12 +52,10 @@ class PlacedSegment:
                 self.builder.fail(place, f"{node.name} has no option {name[:40]!r}; {known}; a length comes first")
         if node.length is not None and node.length.number > 0 and self.after(node.length) == 0:
             self.builder.fail(node.length, "rounds to no step of this horizon; write 0 or 1 step")
-        try:
-            return make(self)
-        except ScheduleError as error:
-            if str(error).startswith("schedule text"):
-                raise
-            return self.builder.fail(node, str(error))
+        if node.length is not None and node.name in ("table", "exp_warmup"):
+            given = "values=" if node.name == "table" else "timescale="
+            self.builder.fail(node.length, f"{node.name} is as long as its {given} says; cut it with first(...)")
+        return make(self)
 
     def steps(self) -> int | None:
         return None if self.end is None else nearest(self.end) - nearest(self.begin)
@@ -187,18 +185,19 @@ def _clip(at: PlacedSegment) -> Schedule:
     return Clip(at.inner_here(), low, high)
 
 
+def _cut(schedule: Schedule, at: PlacedSegment) -> Schedule:
+    """``schedule``; one that never ends is cut where its place ends, if that is known."""
+    steps = at.steps()
+    return schedule if steps is None or schedule.num_steps is not None else schedule.first(steps)
+
+
 def _repeat(at: PlacedSegment) -> Schedule:
     if "times" in at.node.options:
         times = at.value("times")
         if times != int(times):
             at.builder.fail(at.node.places["times"], f"times= must be a whole number, got {times:g}")
         return Repeat(at.inner(), int(times))
-    endless, steps = Repeat(at.inner()), at.steps()
-    return endless if steps is None else endless.first(steps)
-
-
-def _shift(at: PlacedSegment) -> Schedule:
-    return at.inner().shift(at.length("by"))
+    return _cut(Repeat(at.inner()), at)
 
 
 SHAPES: dict[str, tuple[tuple[str, ...], Callable[[PlacedSegment], Schedule]]] = {
@@ -219,8 +218,8 @@ SHAPES: dict[str, tuple[tuple[str, ...], Callable[[PlacedSegment], Schedule]]] =
     "restarts": (("from", "to", "period", "mult", "decay"), _restarts),
     "clip": (("low", "high"), _clip),
     "first": (("steps",), lambda at: at.inner().first(at.length("steps"))),
-    "after": (("steps",), lambda at: at.inner().after(at.length("steps"))),
-    "shift": (("by",), _shift),
+    "after": (("steps",), lambda at: _cut(at.inner().after(at.length("steps")), at)),
+    "shift": (("by",), lambda at: _cut(at.inner().shift(at.length("by")), at)),
     "stretch": (("to",), lambda at: Stretch(at.inner(), at.some_steps())),
     "repeat": (("times",), _repeat),
     "reverse": ((), lambda at: Reverse(at.inner_here())),
@@ -257,7 +256,7 @@ def given_length(builder: Builder, node: Segment) -> Fraction | None:
             length, times = inner(), node.options.get("times")
             if length is None or not isinstance(times, Quantity):
                 return None
-            return length * Fraction(times.number)
+            return length * max(Fraction(times.number), Fraction(0))
         case "table":
             values = node.options.get("values")
             return Fraction(len(values)) if isinstance(values, list) else None
@@ -265,7 +264,10 @@ def given_length(builder: Builder, node: Segment) -> Fraction | None:
             given = node.options.get("timescale")
             number = given.number if isinstance(given, Quantity) else 0.0
             exact = float(builder.in_steps(given)) if isinstance(given, Quantity) and given.unit else number
-            return Fraction(ExponentialWarmup(exact).num_steps) if exact > 0 else None
+            try:
+                return Fraction(ExponentialWarmup(exact).num_steps)
+            except ScheduleError:  # told where it is built
+                return None
         case "nonzero_warmup" if node.length is not None:
             # Its peak is step 0 of what follows.
             return max(builder.in_steps(node.length) - 1, Fraction(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -57,6 +57,7 @@ class Builder:
 
     text: str
     horizon: Horizon | None
+    lengths: dict[int, Fraction | None] = field(default_factory=dict)  # by the node's id
 
     def fail(self, at: Node | int, message: str) -> Any:
         grammar.fail(self.text, at if isinstance(at, int) else at.place, message)
@@ -75,12 +76,18 @@ class Builder:
         if self.horizon is None:
             return self.fail(q, f"a length in {q.unit} needs a horizon; give horizon=Horizon(steps=...)")
         try:
-            return self.horizon.in_steps(q.number, q.unit or "steps")
+            steps = self.horizon.in_steps(q.number, q.unit or "steps")
         except ScheduleError as error:
             return self.fail(q, str(error))
+        return steps if steps <= MAX_STEPS else self.fail(q, "a length must be at most 2**53 steps")
 
     def length(self, node: Node) -> Fraction | None:
         """Steps that the text gives to ``node``; ``None``: the rest of what there is."""
+        if id(node) not in self.lengths:
+            self.lengths[id(node)] = self._length(node)
+        return self.lengths[id(node)]
+
+    def _length(self, node: Node) -> Fraction | None:
         match node:
             case Segment():
                 return given_length(self, node)
@@ -89,22 +96,27 @@ class Builder:
                 known = [n for n in lengths if n is not None]
                 return sum(known, Fraction(0)) if len(known) == len(lengths) else None
             case Times(factors=parts) | Plus(terms=parts):
-                lengths = [self.length(p) for p in parts if not isinstance(p, Quantity)]
+                lengths = [self.length(p) for p in parts if not _is_number(p)]
                 known = [n for n in lengths if n is not None]
                 return max(known) if known and len(known) == len(lengths) else None
         return None
 
     def build(self, node: Node, begin: Fraction, end: Fraction | None, entry: float | None) -> Schedule:
         """``node`` from ``begin`` to ``end`` in exact steps, entered at the value ``entry``."""
-        match node:
-            case Chain():
-                return self.chain(node, begin, end, entry)
-            case Times(factors=parts):
-                return self.pointwise(Product, parts, begin, end)
-            case Plus(terms=parts):
-                return self.pointwise(Sum, parts, begin, end)
-            case Segment():
-                return PlacedSegment(self, node, begin, end, entry).schedule()
+        try:
+            match node:
+                case Chain():
+                    return self.chain(node, begin, end, entry)
+                case Times(factors=parts):
+                    return self.pointwise(Product, parts, begin, end)
+                case Plus(terms=parts):
+                    return self.pointwise(Sum, parts, begin, end)
+                case Segment():
+                    return PlacedSegment(self, node, begin, end, entry).schedule()
+        except ScheduleError as error:
+            if str(error).startswith("schedule text"):
+                raise
+            return self.fail(node, str(error))
         return self.fail(node, "a number alone is a factor, as in 3e-4 * cosine(to=0); or write constant(value=...)")
 
     def chain(self, node: Chain, begin: Fraction, end: Fraction | None, entry: float | None) -> Schedule:
@@ -126,7 +138,7 @@ class Builder:
             n = rest if n is None else n
             until = None if n is None else begin + n
             parts.append(self.build(part, begin, until, entry))
-            if until is not None:
+            if until is not None and part is not node.parts[-1]:
                 begin, entry = until, parts[-1](nearest(until) - nearest(until - (n or 0)))
         return Join(tuple(parts))
 
@@ -139,9 +151,20 @@ class Builder:
             if isinstance(part, Quantity):
                 built.append(Constant(part.number))
                 continue
+            if _is_number(part):
+                built.append(self.build(part, begin, None, None))
+                continue
             own = self.length(part)
             until = end if own is None else begin + own
             if until is not None and end is not None and until > end:
                 self.fail(part, f"takes {say(until - begin)} steps where {say(end - begin)} are left")
             built.append(self.build(part, begin, until, None))
         return functools.reduce(lambda left, right: combine((left, right)), built)
+
+
+def _is_number(node: Node) -> bool:
+    """Whether ``node`` is a number, or made of numbers alone: then it has no length of its own."""
+    match node:
+        case Times(factors=parts) | Plus(terms=parts):
+            return all(_is_number(p) for p in parts)
+    return isinstance(node, Quantity)
