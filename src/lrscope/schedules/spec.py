@@ -33,13 +33,13 @@ def from_spec(spec: Mapping[str, Any]) -> Schedule:
 
     Raises:
         ScheduleError: An unknown kind or argument (with the nearest known name), a missing one, or a value that
-            the shape refuses.
+            the shape refuses. One line, which names the place as in ``parts[1].schedule``.
 
     Example:
         >>> from_spec({"kind": "cosine", "start": 1.0, "end": 0.0, "steps": 100})
         Cosine(1.0, 0.0, 100)
     """
-    return _build(spec, 0)
+    return _build(spec, "", 0)
 
 
 def _plain(value: Any) -> Any:
@@ -48,28 +48,38 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _build(spec: Any, depth: int) -> Schedule:
+def _build(spec: Any, place: str, depth: int) -> Schedule:
+    where = f"schedule spec, at {place}" if place else "schedule spec"
     if not isinstance(spec, Mapping):
-        raise ScheduleError(f"schedule spec: must be a dict with 'kind', got {short(spec)}")
+        raise ScheduleError(f"{where}: must be a dict with 'kind', got {short(spec)}")
     kind = spec.get("kind")
     if not isinstance(kind, str):
-        raise ScheduleError(f"schedule spec: needs 'kind', a name, in {short(spec)}; {did_you_mean('', kinds())}")
+        raise ScheduleError(f"{where}: needs 'kind', a name, got {short(kind)}; {did_you_mean('', kinds())}")
     cls = kinds().get(kind)
     if cls is None:
-        raise ScheduleError(f"schedule spec: unknown kind {short(kind)}; {did_you_mean(kind, kinds())}")
+        raise ScheduleError(f"{where}: unknown kind {short(kind)}; {did_you_mean(kind, kinds())}")
     args = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
     for key in spec:
         if key != "kind" and key not in args:
-            raise ScheduleError(f"schedule spec: {kind} has no argument {short(key)}; {did_you_mean(key, args)}")
+            raise ScheduleError(f"{where}: {kind} has no argument {short(key)}; {did_you_mean(key, args)}")
     missing = [name for name, f in args.items() if name not in spec and f.default is MISSING]
     if missing:
-        raise ScheduleError(f"schedule spec: {kind} needs {', '.join(missing)}; got {short(dict(spec))}")
-    return cls(**{key: _value(value, depth + 1) for key, value in spec.items() if key != "kind"})
+        raise ScheduleError(f"{where}: {kind} needs {', '.join(missing)}; got {short(list(spec))}")
+    values = {k: _value(v, f"{place}.{k}" if place else k, depth + 1) for k, v in spec.items() if k != "kind"}
+    try:
+        return cls(**values)
+    except ScheduleError as error:
+        raise ScheduleError(f"{where}: {error}") from None
 
 
-def _value(value: Any, depth: int) -> Any:
+def _value(value: Any, place: str, depth: int) -> Any:
+    if isinstance(value, float | int | str):  # the most frequent first: a table has many
+        return value
     if depth > MAX_DEPTH:
         raise ScheduleError(f"schedule spec: nested more than {MAX_DEPTH} deep; flatten it")
     if isinstance(value, Mapping):
-        return _build(value, depth)
-    return tuple(_value(v, depth + 1) for v in value) if isinstance(value, list | tuple) else value
+        return _build(value, place, depth)
+    if not isinstance(value, list | tuple):
+        return value
+    plain = all(isinstance(v, float | int | str) for v in value)
+    return tuple(value if plain else (_value(v, f"{place}[{i}]", depth + 1) for i, v in enumerate(value)))
