@@ -20,6 +20,8 @@ MAX_NESTING = 49  # so that every schedule can be written, stored, read back and
 
 def number(owner: str, name: str, value: Any, *, above: float | None = None) -> float:
     """``value`` as a finite float, greater than ``above`` if that is given."""
+    if type(value) is float and abs(value) <= MAX_VALUE and (above is None or value > above):
+        return value + 0.0  # the common case first: a table may have 100 000 numbers
     low = "" if above is None else f" greater than {above:g}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ScheduleError(f"{owner}: {name} must be a number{low}, got {short(value)} ({type(value).__name__})")
@@ -36,6 +38,8 @@ def number(owner: str, name: str, value: Any, *, above: float | None = None) -> 
 
 def whole(owner: str, name: str, value: Any, *, at_least: int = 0) -> int:
     """``value`` as an int in ``[at_least, 2**53]``."""
+    if type(value) is int and at_least <= value <= MAX_STEPS:
+        return value
     want = f"a whole number of steps, {at_least} or more"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ScheduleError(f"{owner}: {name} must be {want}, got {short(value)} ({type(value).__name__})")

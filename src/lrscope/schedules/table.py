@@ -10,7 +10,7 @@ import numpy as np
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import FloatArray, Schedule, set_field
-from lrscope.schedules.checks import MAX_STEPS, MAX_VALUE, number, several
+from lrscope.schedules.checks import MAX_STEPS, number, several
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,11 +33,7 @@ class Table(Schedule, kind="table"):
         entries = several("Table", "entries", self.entries)
         if not entries:
             raise ScheduleError("Table: entries must be one value or more, got none")
-        if set(map(type, entries)) == {float} and (np.abs(entries) <= MAX_VALUE).all():
-            entries = tuple((np.asarray(entries) + 0.0).tolist())  # the common case, for 100 000 entries at once
-        else:
-            entries = tuple(number("Table", f"entries[{i}]", v) for i, v in enumerate(entries))
-        set_field(self, "entries", entries)
+        set_field(self, "entries", tuple(number("Table", f"entries[{i}]", v) for i, v in enumerate(entries)))
 
     @property
     def num_steps(self) -> int:

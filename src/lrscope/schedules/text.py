@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -159,7 +158,7 @@ class Builder:
             if until is not None and end is not None and until > end:
                 self.fail(part, f"takes {say(until - begin)} steps where {say(end - begin)} are left")
             built.append(self.build(part, begin, until, None))
-        return functools.reduce(lambda left, right: combine((left, right)), built)
+        return combine(tuple(built))
 
 
 def _is_number(node: Node) -> bool:
