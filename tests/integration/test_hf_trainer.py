@@ -420,7 +420,7 @@ def test_critical_lr_and_a_plan_from_a_trainer(tmp_path):
     planned = trainer_in(tmp_path, max_steps=60, learning_rate=1.0, save_strategy="no")
     set_schedule(planned, plan.schedule)
     planned.train()
-    assert rates(planned) == list(plan.schedule.values(60))
+    assert rates(planned) == list(from_spec(plan.schedule).values(60))
 
 
 def test_a_task_leaves_no_trace_on_the_trainer(tmp_path):

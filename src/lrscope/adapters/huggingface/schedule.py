@@ -12,7 +12,7 @@ from lrscope.adapters.huggingface.extra import require_trainer
 from lrscope.adapters.huggingface.loaders import num_updates, updates_per_epoch
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
-from lrscope.schedules import Horizon, Schedule, parse
+from lrscope.schedules import Horizon, Schedule, from_spec, parse
 from lrscope.schedules.checks import short
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def set_schedule(
 
     Args:
         trainer: A ``transformers.Trainer`` or a subclass of it.
-        schedule: A Schedule, its text, or a dict of them by group key, as :class:`~lrscope.ScheduledLR` takes it.
+        schedule: A Schedule, its text or its spec (``plan.schedule``), or a dict of them by group key, as
+            :class:`~lrscope.ScheduledLR` takes it.
         tokens_per_step: Tokens per update over all processes; for lengths in tokens.
         replan: What to keep where a checkpoint was saved with another schedule or length: ``"lr"``, ``"fraction"`` or
             ``"shape"``, as in :func:`lrscope.schedules.replan`. ``None``: that is an error.
@@ -130,7 +131,9 @@ def unwrapped(optimizer: Any) -> Optimizer:
 
 
 def _resolved(schedule: Any, length: Horizon, keys: Iterable[str] = ()) -> Any:
-    """``schedule`` with every text in it read; the name of a key means that it is followed."""
+    """``schedule`` with every text and spec in it read; the name of a key means that it is followed."""
+    if isinstance(schedule, Mapping) and "kind" in schedule:
+        return from_spec(schedule)
     if isinstance(schedule, Mapping):
         return {key: _resolved(value, length, {*keys, *schedule}) for key, value in schedule.items()}
     return parse(schedule, length) if isinstance(schedule, str) and schedule not in keys else schedule
