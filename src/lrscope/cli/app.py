@@ -22,6 +22,7 @@ FAILED, USAGE, BAD_ANSWER, STOPPED = 1, 2, 3, 130
 TRACEBACK = "LRSCOPE_TRACEBACK"
 """Environment variable; with 1, an error shows the whole traceback before its line."""
 _FLAGS = {
+    "base_lr": "--base-lr",
     "budget": "--budget",
     "decay": "--decay",
     "engine": "--engine",
@@ -50,6 +51,7 @@ app.command("lrscope.cli.run:run", help="Plan a schedule for TASK, train with it
 app.command("lrscope.cli.plan:plan", help="Choose peak learning rate and warmup for TASK by short measured runs.")
 app.command("lrscope.cli.train:train", help="Train TASK with a schedule you give, watching stability.")
 app.command("lrscope.cli.show:show", help="Preview a schedule in the terminal or as PNG, SVG or CSV.")
+app.command("lrscope.cli.check:check", help="Compare the learning rates in a checkpoint with the schedule's.")
 app.command("lrscope.cli.convert:convert", help="Translate weight decay into an equivalent exponential schedule.")
 app.command("lrscope.cli.report:report", help="Write the report of a run directory, finished or not.")
 
