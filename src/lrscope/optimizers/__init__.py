@@ -1,7 +1,9 @@
 """Update rules and the scheduler that drives them."""
 
+from lrscope.optimizers.equivalent import EquivalentLR
 from lrscope.optimizers.functional import FunctionalOptimizer, FunctionalState
+from lrscope.optimizers.lanes import group_rates
 from lrscope.optimizers.scheduled import ScheduledLR
 from lrscope.optimizers.spec import OptimizerSpec
 
-__all__ = ["FunctionalOptimizer", "FunctionalState", "OptimizerSpec", "ScheduledLR"]
+__all__ = ["EquivalentLR", "FunctionalOptimizer", "FunctionalState", "OptimizerSpec", "ScheduledLR", "group_rates"]
