@@ -221,6 +221,20 @@ def test_it_works_with_model_init_and_a_second_train_starts_anew(tmp_path):
     assert rates(trainer) == first == [0.01 * (1 - t / 3) for t in range(3)]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (Linear(1.0, 0.0, 50), "50 steps, so this run of 3 updates does not come to its end"),
+        (Linear(1.0, 0.0, 2), "0 from step 2 on, so the last 1 updates use 0"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_the_run_is_told(tmp_path, schedule, message):
+    trainer = trainer_in(tmp_path, max_steps=3, save_strategy="no")
+    set_schedule(trainer, schedule)
+    with pytest.warns(LrscopeWarning, match=message):
+        trainer.train()
+
+
 def test_setting_a_schedule_twice_leaves_one(tmp_path):
     trainer = trainer_in(tmp_path, max_steps=2, save_strategy="no")
     set_schedule(trainer, "constant")

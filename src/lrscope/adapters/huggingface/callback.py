@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import TrainerCallback
 
-from lrscope.errors import ScheduleError
+from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers.announce import announce
+from lrscope.schedules import Schedule
 
 if TYPE_CHECKING:
     from lrscope.adapters.huggingface.schedule import Setup
@@ -27,6 +29,7 @@ class ScheduleCallback(TrainerCallback):
         skipped = check_resumed(self.setup, state.global_step) if state.global_step else 0
         if state.is_world_process_zero:
             tell(self.setup, state.global_step, skipped)
+            warn_of_length(self.setup)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         self.used = driven_values(self.setup.scheduler)  # the scheduler moves on before the Trainer logs
@@ -98,6 +101,23 @@ def tell(setup: Setup, global_step: int, skipped: int) -> None:
             bases = dict.fromkeys(g.get(f"initial_{key}") for g in scheduler.optimizer.param_groups)
             by = " and ".join(f"{base:g}" for base in bases if isinstance(base, float)) or "its base"
             announce(f"lrscope: {key}{of} = {by if not of else 'its base'} × {text_of(drive)}{run}")
+
+
+def warn_of_length(setup: Setup) -> None:
+    """Say where a schedule with a length of its own does not fit the run."""
+    assert setup.scheduler is not None
+    assert setup.length is not None
+    updates = setup.length.steps
+    for key, drive in setup.scheduler.schedules.items():
+        if not isinstance(drive, Schedule) or drive.num_steps in (None, updates):
+            continue
+        if drive.num_steps > updates:
+            what = f"has {drive.num_steps} steps, so this run of {updates} updates does not come to its end"
+        elif drive(drive.num_steps) == 0:
+            what = f"is 0 from step {drive.num_steps} on, so the last {updates - drive.num_steps} updates use 0"
+        else:
+            continue
+        warnings.warn(f"the schedule of {key} {what}; .stretch({updates}) fits it to the run", LrscopeWarning, 2)
 
 
 def text_of(drive: Any) -> str:
