@@ -205,37 +205,37 @@ def _one_cycle(s: Any, at: Place) -> Schedule:
 def _phases(s: Any, value: Callable[[Any, str], float]) -> Schedule:
     """The phases of a one-cycle schedule, whose boundaries are real numbers."""
     parts: list[Schedule] = []
-    begin, first = 0.0, 0
-    for i, phase in enumerate(s._schedule_phases):
-        end = phase["end_step"]
-        last_phase = i == len(s._schedule_phases) - 1
-        count = s.total_steps - 1 if last_phase else min(math.floor(end) + 1, s.total_steps)
-        if count > first or (last_phase and first < s.total_steps):
-            # A phase that the run leaves unfinished holds what it reached.
-            until = count if last_phase or count < s.total_steps else s.total_steps - 1
+    begin, first, last = 0.0, 0, s.total_steps - 1
+    for phase in s._schedule_phases:
+        end = float(phase["end_step"])
+        until = min(math.ceil(end), last)
+        if until > first or end >= last:
             parts.append(_arc(s, value(phase, "start"), value(phase, "end"), (begin, end), (first, until)))
-        begin, first = end, max(first, count)
+        if end >= last:  # the run ends in this phase, which may be before the last one
+            break
+        begin, first = end, max(first, until)
     return parts[0] if len(parts) == 1 else Join(tuple(parts))
 
 
 def _arc(s: Any, start: float, end: float, real: tuple[float, float], whole_steps: tuple[int, int]) -> Schedule:
     """The steps from ``whole_steps[0]`` to ``whole_steps[1]`` of a ramp between two real-valued times."""
     (begin, finish), (first, until) = real, whole_steps
-    length = finish - begin
-
+    length, count = finish - begin, until - first
+    done = [min((t - begin) / length, 1.0) for t in range(first, until + 1)]
     if s._anneal_func_type == "linear":
-        reached = [(end - start) * (t - begin) / length + start for t in whole_steps]
-        return Linear(reached[0], end if until == finish else reached[1], until - first)
+        first_value = start + (end - start) * done[0]
+        if until == finish or count < 2:
+            return Linear(first_value, start + (end - start) * done[-1], count)
+        return Linear(first_value, first_value + (end - start) / length * count, count)
     if begin == first and finish == until:
-        return Cosine(start, end, until - first)
-    if begin == first:
-        return CosineWave(start, end, 2 * length, until - first)
-    if begin == int(begin):
-        return CosineWave(start, end, 2 * length).after(first - int(begin)).first(until - first)
-    if finish == until:
-        return CosineWave(end, start, 2 * length, until - first).reverse()
-    x = [(t - begin) / length for t in range(first, until + 1)]
-    return Table(tuple(end + (start - end) * (1.0 + math.cos(math.pi * x)) / 2.0 for x in x)).first(until - first)
+        return Cosine(start, end, count)
+    if count > 1 and begin == first:
+        return CosineWave(start, end, 2 * length, count)
+    if count > 1 and begin == int(begin):
+        return CosineWave(start, end, 2 * length).after(first - int(begin)).first(count)
+    if count > 1 and finish == until:
+        return CosineWave(end, start, 2 * length, count).reverse()
+    return Table(tuple(end + (start - end) * (1.0 + math.cos(math.pi * x)) / 2.0 for x in done)).first(count)
 
 
 READERS: dict[type[LRScheduler], Callable[[Any, Place], Schedule]] = {
