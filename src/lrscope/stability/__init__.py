@@ -3,6 +3,7 @@
 from lrscope.records import CriticalLR
 from lrscope.stability.catapult import Catapult, find_catapults
 from lrscope.stability.critical import critical_lr
+from lrscope.stability.equivalent import equivalent_lr
 from lrscope.stability.invariance import GroupInvariance, ScaleInvariance, scale_invariance
 from lrscope.stability.probes import SharpnessProbe, StabilityGauge
 from lrscope.stability.watch import Watch
@@ -16,6 +17,7 @@ __all__ = [
     "StabilityGauge",
     "Watch",
     "critical_lr",
+    "equivalent_lr",
     "find_catapults",
     "scale_invariance",
 ]

@@ -227,7 +227,7 @@ def _members(objective: Objective, groups: Any) -> dict[str, tuple[str, ...]]:
         return {name: (name,) for name in names}
     if isinstance(groups, Optimizer):
         home = groups_of(groups, objective.model)
-        labels = {id(g): str(g.get("name", f"group {i}")) for i, g in enumerate(groups.param_groups)}
+        labels = {id(g): label for g, label in zip(groups.param_groups, group_labels(groups), strict=True)}
         by_label: dict[str, tuple[str, ...]] = {}
         for name in names:
             label = labels[id(home[name])]
@@ -245,6 +245,12 @@ def _members(objective: Objective, groups: Any) -> dict[str, tuple[str, ...]]:
                 f"those of model.named_parameters(), such as {names[0]!r}"
             )
     return {str(label): tuple(parts) for label, parts in groups.items()}
+
+
+def group_labels(optimizer: Optimizer) -> list[str]:
+    """What the optimizer's groups are called in a measurement: their names, where those are their own."""
+    names = [group.get("name") for group in optimizer.param_groups]
+    return [f"group {i}" if n is None or names.count(n) > 1 else str(n) for i, n in enumerate(names)]
 
 
 def _judged(name: str, parts: tuple[str, ...], seen: list[tuple[float, float]]) -> GroupInvariance:
