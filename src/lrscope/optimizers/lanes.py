@@ -63,6 +63,17 @@ class Listener:
         return self.schedule.value(self.state, step)
 
 
+def name_of(group: Mapping[str, Any], index: int) -> str:
+    """What a group is called in logs and messages: its ``name``, or its place among the groups."""
+    return str(group.get("name", index))
+
+
+def group_rates(optimizer: Optimizer) -> dict[str, float]:
+    """The learning rates of several groups, as ``lr/<group>``; empty for one group. Reads Tensor rates."""
+    groups = optimizer.param_groups
+    return {f"lr/{name_of(g, i)}": float(g["lr"]) for i, g in enumerate(groups)} if len(groups) > 1 else {}
+
+
 def place_of(group: Mapping[str, Any], index: int, key: str) -> tuple[str, int | None]:
     """The key in the group, and the entry of its tuple, that ``key`` stands for.
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lrscope.errors import ScheduleError
 from lrscope.optimizers.announce import announce
 from lrscope.optimizers.clock import UpdateClock
-from lrscope.optimizers.lanes import Group, Lane, Listener, base_of, floor_of, own_tensors, place_of
+from lrscope.optimizers.lanes import Group, Lane, Listener, base_of, floor_of, name_of, own_tensors, place_of
 from lrscope.schedules import FeedbackSchedule, Lookup, Replanned, Schedule, from_spec, replan
 from lrscope.schedules.checks import did_you_mean, short, whole
 from lrscope.schedules.replan import both_curves
@@ -173,6 +173,23 @@ class ScheduledLR(LRScheduler):
     def factors(self) -> dict[str, float]:
         """The schedules' values at the current step, by group key; those of single groups as ``"name/key"``."""
         return {path: read(self.last_epoch) for (path, start), read in self._readers.items() if start == 0}
+
+    def driven_values(self) -> dict[str, float]:
+        """What the next update uses, as ``<key>/<group>`` for logs: the learning rates, and every other driven key.
+
+        A group is called by its ``name``, else by its index; entries of a tuple are numbered. Nothing is read from
+        a device.
+        """
+        found: dict[str, float] = {}
+        for i, (group, lr) in enumerate(zip(self.optimizer.param_groups, self.get_lr(), strict=True)):
+            keys = {"lr": None} | {place_of(group, i, key)[0]: None for key in self._drives(group, i)}
+            for key in keys:
+                value = lr if key == "lr" else group[key]
+                several = value if isinstance(value, tuple | list) else (value,)
+                for j, number in enumerate(several):
+                    if not isinstance(number, Tensor):
+                        found[f"{key}/{name_of(group, i)}" + (f"/{j}" if len(several) > 1 else "")] = float(number)
+        return found
 
     @property
     def base_lrs(self) -> list[float | Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]

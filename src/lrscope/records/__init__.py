@@ -4,6 +4,7 @@ from lrscope.records.cost import Cost
 from lrscope.records.critical import CriticalLR
 from lrscope.records.environment import environment
 from lrscope.records.lines import drop_torn_line, read_lines
+from lrscope.records.loggers import Logger, as_metrics
 from lrscope.records.plan import Plan
 from lrscope.records.run import Event, Run, RunWriter, Series, Status, add_events
 from lrscope.records.strict import strict_json
@@ -13,6 +14,7 @@ __all__ = [
     "Cost",
     "CriticalLR",
     "Event",
+    "Logger",
     "Plan",
     "Run",
     "RunWriter",
@@ -20,6 +22,7 @@ __all__ = [
     "Status",
     "Table",
     "add_events",
+    "as_metrics",
     "drop_torn_line",
     "environment",
     "read_lines",

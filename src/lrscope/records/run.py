@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ import numpy as np
 from lrscope.records.cost import Cost
 from lrscope.records.environment import environment
 from lrscope.records.lines import drop_torn_line, read_lines
+from lrscope.records.loggers import Logger, as_metrics
 from lrscope.records.strict import strict_json
 from lrscope.records.table import Table
 
@@ -153,6 +154,7 @@ class RunWriter:
         name, config: As in :class:`Run`.
         append: Continue an existing file (a resumed run) instead of starting a new one.
         flush_every: Seconds between flushes to disk: what a killed process loses at most.
+        loggers: Also get every row, under the names of :func:`~lrscope.records.as_metrics`.
     """
 
     def __init__(
@@ -163,7 +165,12 @@ class RunWriter:
         *,
         append: bool = False,
         flush_every: float = 1.0,
+        loggers: Sequence[Logger] = (),
     ) -> None:
+        for logger in loggers:
+            if not callable(getattr(logger, "log", None)):
+                raise TypeError(f"loggers: expected objects with log(metrics, step), got {type(logger).__name__}")
+        self._loggers = tuple(loggers)
         self.name, self.config, self.path = name, dict(config), path
         self.rows: list[Mapping[str, float]] = []
         self.events: list[Event] = []
@@ -186,6 +193,8 @@ class RunWriter:
         record = {"step": step, **{k: v for k, v in values.items() if v is not None and math.isfinite(v)}}
         self.rows.append(record)
         self._write(record)
+        for logger in self._loggers:
+            logger.log(as_metrics(record), step)
         if time.monotonic() - self._flushed > self._flush_every:
             self.flush()
 

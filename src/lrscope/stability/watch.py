@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lrscope.errors import MeasurementError
 from lrscope.objective import Objective
-from lrscope.records import Run, RunWriter
+from lrscope.optimizers import group_rates
+from lrscope.records import Logger, Run, RunWriter
 from lrscope.records.run import Status
 from lrscope.stability.catapult import find_catapults
 from lrscope.stability.probes import StabilityGauge
@@ -31,6 +32,7 @@ class Watch:
         every: Updates between sharpness readings (about two gradients of the objective each).
         out: Directory for ``runs/planned.jsonl``, which ``lrscope report`` reads; ``None`` keeps rows in memory.
         on_reading: Called with the row of every reading.
+        loggers: Also get every row, as it comes; see :mod:`lrscope.adapters.loggers`.
 
     Raises:
         TypeError: ``objective`` or ``optimizer`` is something else.
@@ -53,6 +55,7 @@ class Watch:
         every: int = 50,
         out: Path | str | None = None,
         on_reading: Callable[[dict[str, float]], None] | None = None,
+        loggers: Sequence[Logger] = (),
     ) -> None:
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every: expected a positive number of updates, got {every!r}")
@@ -66,7 +69,7 @@ class Watch:
                 raise ValueError(f"out: {lines} holds an earlier record already; give another directory")
             lines.parent.mkdir(parents=True, exist_ok=True)
         config = {"optimizer": type(optimizer).__name__, "every": every}
-        self._writer = RunWriter(lines, "watched", config)
+        self._writer = RunWriter(lines, "watched", config, loggers=loggers)
         self._status: Status = "finished"
         self._closed = False
         self.steps = 0
@@ -83,7 +86,7 @@ class Watch:
         """
         if self._closed:
             raise ValueError("Watch.step: this watch was closed and its record has its end; make a new one")
-        row: dict[str, float] = {"lr": float(self._optimizer.param_groups[0]["lr"])}
+        row: dict[str, float] = {"lr": float(self._optimizer.param_groups[0]["lr"]), **group_rates(self._optimizer)}
         if loss is not None:
             value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
             if math.isfinite(value):

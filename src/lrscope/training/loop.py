@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lrscope.isolation import isolated_rng, mode_of
-from lrscope.optimizers import OptimizerSpec, ScheduledLR
-from lrscope.records import Cost, Run, RunWriter, Status
+from lrscope.optimizers import OptimizerSpec, ScheduledLR, group_rates
+from lrscope.records import Cost, Logger, Run, RunWriter, Status
 from lrscope.schedules import Schedule
 from lrscope.tasks import BatchStream, Task
 from lrscope.training import checkpoint
@@ -40,6 +40,7 @@ def train(
     checkpoint_seconds: float = 20.0,
     resume: bool = False,
     on_step: Callable[[TrainState], None] | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> Run:
     """Train a fresh model of ``task`` and return what was seen.
 
@@ -64,6 +65,7 @@ def train(
             with deterministic kernels).
         on_step: Called after every update with what was seen before it, for progress. A ``KeyboardInterrupt``
             raised here is a clean stop: nothing of the run is lost.
+        loggers: Also get every row, as it comes; see :mod:`lrscope.adapters.loggers`.
 
     Returns:
         :class:`~lrscope.records.Run` with ``loss`` and ``lr`` at every step, and ``eval_loss`` and the task's
@@ -111,7 +113,7 @@ def train(
             step, first_loss, seconds_before = state["step"], state["first_loss"], state["seconds"]
             evaluations, batch_size = state["evaluations"], state["batch_size"]
             checkpoint.set_random_state(state["random"])
-        writer = RunWriter(lines, name, config, append=state is not None)
+        writer = RunWriter(lines, name, config, append=state is not None, loggers=loggers)
         if state is not None:
             writer.event(step, "resumed")
 
@@ -164,7 +166,7 @@ def train(
                     writer.event(step, "diverged", loss=value if math.isfinite(value) else None)
                     break
                 seen = TrainState(step, steps, value, lr, model, opt, batch, _event_of(writer, step))
-                row: dict[str, float | None] = {"loss": value, "lr": lr}
+                row: dict[str, float | None] = {"loss": value, "lr": lr, **group_rates(opt)}
                 for probe in probes:
                     if due(probe, step):
                         row |= probe(seen)
