@@ -81,7 +81,9 @@ def test_wandb_gets_the_row(tmp_path, monkeypatch):
         logger = loggers.WandB()
         logger.log({"lr": 0.1}, 0)
         logger.log({"lr": 0.2}, 1)
-    assert run.summary["lr"] == 0.2
+        logger.log({"lr": 0.3}, 2)  # a step is stored when the next one begins
+        assert run.summary["lr"] == 0.2
+        assert run.summary["_step"] == 1
 
 
 def test_mlflow_reads_back_what_was_logged(tmp_path, monkeypatch):
