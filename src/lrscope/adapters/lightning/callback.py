@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lrscope.adapters.lightning.configure import announce
+from lrscope.adapters.lightning.configure import scheduled, tell
 from lrscope.adapters.lightning.driven import Driven
-from lrscope.adapters.lightning.length import each, horizon_of, length_of, resolve, unfitting
+from lrscope.adapters.lightning.length import horizon_of, unfitting
 from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import Horizon
@@ -25,16 +25,20 @@ class Schedules:
     - Loggers get ``lr/<group>`` (``lr/<optimizer>/<group>`` where there are several), every other key that is
       driven under the same pattern, and ``schedule/skipped_updates``. A group is called by its ``name``, else by its
       number. LearningRateMonitor works beside it, under its own names.
+    - A schedule that listens, such as ``Plateau(metric="val_loss")``, hears the metrics after each validation.
 
     Without a schedule it watches those that ``configure_optimizers`` returned: it prints, checks and logs only.
 
     Args:
-        schedule: A Schedule, text such as ``"warmup(6%) > cosine(to=0)"``, or a dict of them by group key; with
-            several optimizers, a list of these, one for each, ``None`` to leave one alone.
+        schedule: A Schedule, its text such as ``"warmup(6%) > cosine(to=0)"``, its spec (``plan.schedule``), or a
+            dict of them by group key; with several optimizers, a list of these, one for each, ``None`` to leave one
+            alone.
         horizon: The run's length where Lightning cannot know it; a bare number is updates.
         tokens_per_step: Tokens per optimizer update over all devices; for lengths in tokens.
+        replan: What to keep where a checkpoint was saved with another schedule or length: ``"lr"``, ``"fraction"`` or
+            ``"shape"``, as in :func:`lrscope.schedules.replan`. ``None``: that is an error.
         start: Step to begin at when the checkpoint resumed from holds no state of a schedule.
-        options: Passed on to :class:`~lrscope.optimizers.ScheduledLR`.
+        options: Passed on to :class:`~lrscope.ScheduledLR`; schedules in ``groups`` may be text, too.
 
     Raises:
         ScheduleError: At the start of ``fit``: the text cannot mean anything or needs a length that is not known;
@@ -56,12 +60,14 @@ class Schedules:
         *,
         horizon: Horizon | int | None = None,
         tokens_per_step: float | None = None,
+        replan: str | None = None,
         start: int | None = None,
         **options: Any,
     ) -> None:
         self.schedule = schedule
         self.horizon = horizon
         self.tokens_per_step = tokens_per_step
+        self.replan = replan
         self.start = start
         self.options = options
         self._driven: list[Driven] = []
@@ -116,6 +122,11 @@ class Schedules:
             if driven.optimizer is optimizer:
                 driven.before_update()
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        if not trainer.sanity_checking:
+            for driven in self._driven:
+                driven.observe(trainer.callback_metrics)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data, for ``torch.load(weights_only=True)``."""
         if not self._driven:
@@ -139,16 +150,15 @@ class Schedules:
             if schedule is None:
                 continue
             for config in trainer.lr_scheduler_configs:
-                if config.scheduler.optimizer is optimizer:
+                if getattr(config.scheduler, "optimizer", None) is optimizer:
                     raise ScheduleError(
                         f"ScheduleCallback: the module's configure_optimizers already returns a "
                         f"{type(config.scheduler).__name__} for {type(optimizer).__name__}, and two would overwrite "
                         "each other's learning rates; return the optimizer alone, or remove this callback"
                     )
-            length = length_of(trainer, schedule, self.horizon, self.tokens_per_step)
-            resolved = resolve(schedule, length)
-            scheduler = ScheduledLR(optimizer, resolved, **self.options)
-            announce(trainer, scheduler, resolved, length)
+            scheduler = scheduled(
+                trainer, optimizer, schedule, self.horizon, self.tokens_per_step, self.replan, self.options
+            )
             driven.append(Driven(scheduler, steps=True))
         return driven
 
@@ -160,7 +170,7 @@ class Schedules:
                 "ScheduleCallback a schedule, or return lrscope.adapters.lightning.configure_optimizers(...)"
             )
         for scheduler in schedulers:
-            announce(trainer, scheduler, scheduler.schedules, None)
+            tell(scheduler, None)
         return [Driven(scheduler, steps=False) for scheduler in schedulers]
 
     def _tell_length(self, trainer: Any) -> None:
@@ -172,7 +182,8 @@ class Schedules:
         except ScheduleError:
             return
         for driven in self._driven:
-            for key, schedule in each(driven.scheduler.schedules):
-                text = unfitting(schedule, steps)
-                if text:
-                    warnings.warn(f"schedule of {key}: {text}", LrscopeWarning, stacklevel=2)
+            for drives in (driven.scheduler.schedules, *driven.scheduler.groups.values()):
+                for key, schedule in drives.items():
+                    text = unfitting(schedule, steps)
+                    if text:
+                        warnings.warn(f"schedule of {key}: {text}", LrscopeWarning, stacklevel=2)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from torch.optim import Optimizer
 
-from lrscope.adapters.lightning.length import each, length_of, resolve
+from lrscope.adapters.lightning.length import Reader, resolve
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
-from lrscope.schedules import Horizon, Schedule, sparkline
+from lrscope.optimizers.announce import announce
+from lrscope.schedules import Horizon, from_spec
+from lrscope.schedules.checks import did_you_mean, short
+from lrscope.schedules.replan import KEEPS
 
 
 def configure_optimizers(
@@ -22,6 +24,7 @@ def configure_optimizers(
     *,
     horizon: Horizon | int | None = None,
     tokens_per_step: float | None = None,
+    replan: str | None = None,
     name: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -37,12 +40,14 @@ def configure_optimizers(
     Args:
         module: The LightningModule, attached to its Trainer: ``self`` in ``configure_optimizers``.
         optimizer: Its groups' values are what the schedule multiplies.
-        schedule: A Schedule, text such as ``"warmup(6%) > cosine(to=0)"``, or a dict of them by group key. Text is
-            resolved against the length of the run, see :func:`horizon_of`.
+        schedule: A Schedule, its text such as ``"warmup(6%) > cosine(to=0)"``, its spec (``plan.schedule``), or a
+            dict of them by group key. Text is resolved against the length of the run, see :func:`horizon_of`.
         horizon: The run's length where Lightning cannot know it; a bare number is updates.
         tokens_per_step: Tokens per optimizer update over all devices; for lengths in tokens.
+        replan: What to keep where a checkpoint was saved with another schedule or length: ``"lr"``, ``"fraction"`` or
+            ``"shape"``, as in :func:`lrscope.schedules.replan`. ``None``: that is an error.
         name: What LearningRateMonitor logs under; by default its own name, such as ``lr-AdamW``.
-        options: Passed on to :class:`~lrscope.optimizers.ScheduledLR`.
+        options: Passed on to :class:`~lrscope.ScheduledLR`; schedules in ``groups`` may be text, too.
 
     Raises:
         ScheduleError: The text cannot mean anything, or needs a length that is not known.
@@ -55,10 +60,7 @@ def configure_optimizers(
                 return lrscope.adapters.lightning.configure_optimizers(self, optimizer, "warmup(6%) > cosine(to=0)")
     """
     trainer = trainer_of(module)
-    length = length_of(trainer, schedule, horizon, tokens_per_step)
-    resolved = resolve(schedule, length)
-    scheduler = ScheduledLR(optimizer, resolved, **options)
-    announce(trainer, scheduler, resolved, length)
+    scheduler = scheduled(trainer, optimizer, schedule, horizon, tokens_per_step, replan, options)
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1, "name": name},
@@ -75,32 +77,79 @@ def trainer_of(module: Any) -> Any:
         ) from error
 
 
-_announced: weakref.WeakSet[ScheduledLR] = weakref.WeakSet()
+class RestoredLR(ScheduledLR):
+    """A ScheduledLR that a trainer restores, so what to do about a change of plan is said when it is built.
+
+    The state also holds the plan that was asked for. Where that is what this run asks for, the run goes on with what
+    the plan has become, so a second resume after a ``replan`` is as exact as any.
+
+    Attributes:
+        asked: The specification of the plan that was asked for, whatever became of it.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Any, *, replan: str | None, **options: Any) -> None:
+        super().__init__(optimizer, schedule, **options)
+        self._replan = replan
+        self.asked = self._spec()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"asked": self.asked}
+
+    def load_state_dict(self, state_dict: dict[str, Any], *, replan: str | None = None) -> None:
+        if isinstance(state_dict, Mapping) and state_dict.get("asked") == self.asked:
+            for path, drives, key in self._places():
+                became = state_dict["spec"]["schedules"][path]
+                if became != self.asked["schedules"][path]:
+                    drives[key] = from_spec(became)
+        super().load_state_dict(state_dict, replan=replan or self._replan)
 
 
-def announce(trainer: Any, scheduler: ScheduledLR, schedule: Any, length: Any) -> None:
-    """Say once, on the first process, what will run."""
-    if scheduler in _announced or not trainer.is_global_zero:
+def scheduled(
+    trainer: Any,
+    optimizer: Optimizer,
+    schedule: Any,
+    horizon: Horizon | int | None,
+    tokens_per_step: float | None,
+    replan: str | None,
+    options: Mapping[str, Any],
+) -> RestoredLR:
+    """The scheduler for ``schedule``, with every text in it resolved; what came out is printed."""
+    if replan is not None and replan not in KEEPS:
+        raise ScheduleError(f"replan: unknown {short(replan)}; {did_you_mean(replan, KEEPS)}")
+    groups = options.get("groups") or {}
+    read = Reader(trainer, horizon, tokens_per_step)
+    resolved = resolve(schedule, read)
+    keys = resolved if isinstance(resolved, Mapping) else {"lr"}
+    own = {name: resolve(value, read, keys) for name, value in groups.items()}
+    scheduler = RestoredLR(optimizer, resolved, replan=replan, **{**options, "groups": own})
+    tell(scheduler, read.length)
+    return scheduler
+
+
+_told: weakref.WeakSet[ScheduledLR] = weakref.WeakSet()
+
+
+def tell(scheduler: ScheduledLR, length: Horizon | None) -> None:
+    """Say what will run, once and on the main process."""
+    if scheduler in _told:
         return
-    _announced.add(scheduler)
-    run = f"; {length.steps:,} updates" if isinstance(length, Horizon) else ""
-    if run and length.steps_per_epoch:
-        run += f", {length.steps_per_epoch:,} an epoch"
-    for key, part in each(schedule):
-        bases = sorted({float(g.get(f"initial_{key}", math.nan)) for g in _numbers(scheduler.optimizer, key)})
-        by = " and ".join(f"{b:g}" for b in bases[:3]) or "its base"
-        print(f"lrscope: {key} of {type(scheduler.optimizer).__name__} = {by} × {_text(part)}{run}", file=sys.stderr)
-        if isinstance(part, Schedule):
-            count = part.num_steps or (length.steps if isinstance(length, Horizon) else 1000)
-            print(f"lrscope: {sparkline(part.values(max(count, 1)))}", file=sys.stderr)
+    _told.add(scheduler)
+    run = f"; {length.steps:,} updates" if length else ""
+    run += f", {length.steps_per_epoch:,} an epoch" if length and length.steps_per_epoch else ""
+    optimizer = scheduler.optimizer
+    for place, drives in {None: scheduler.schedules, **scheduler.groups}.items():
+        of = f"of {type(optimizer).__name__}" if place is None else f"of group {place}"
+        for key, drive in drives.items():
+            bases = dict.fromkeys(group.get(f"initial_{key}") for group in optimizer.param_groups)
+            by = " and ".join(f"{base:g}" for base in bases if isinstance(base, float)) or "its base"
+            by = "" if key in scheduler.absolute else f"{'its base' if place is not None else by} × "
+            announce(f"lrscope: {key} {of} = {by}{_text(drive)}{run}")
 
 
-def _numbers(optimizer: Optimizer, key: str) -> list[dict[str, Any]]:
-    return [g for g in optimizer.param_groups if isinstance(g.get(f"initial_{key}"), int | float)]
-
-
-def _text(schedule: Any) -> str:
+def _text(drive: Any) -> str:
+    if isinstance(drive, str):
+        return f"that of {drive}"
     try:
-        return f"({schedule.to_text()})"
-    except (AttributeError, ScheduleError):  # a shape of the user's own
-        return repr(schedule)
+        return f"({drive.to_text()})"
+    except (AttributeError, ScheduleError):  # it listens, or is a shape of the user's own
+        return repr(drive)

@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 
 from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers import ScheduledLR
+from lrscope.optimizers.lanes import place_of
+from lrscope.schedules import FeedbackSchedule
 
 
 class Driven:
@@ -21,7 +23,9 @@ class Driven:
         self.scheduler = scheduler
         self.optimizer: Optimizer = scheduler.optimizer
         self.steps = steps
-        self.attempted = self.performed = 0
+        self.bases = [float(base) for base in scheduler.base_lrs]  # as this run's settings have them
+        self.attempted = 0
+        self._first = self._updates()
         self._agreed = self._told = False
         # After ScheduledLR's own hook, which counts the update. So the schedule is right at every moment at which a
         # checkpoint can be written, whoever steps the optimizer.
@@ -32,10 +36,20 @@ class Driven:
 
     @property
     def skipped(self) -> int:
-        return self.attempted - self.performed
+        """Updates that were tried and did not happen."""
+        return self.attempted - (self._updates() - self._first)
+
+    def _updates(self) -> int:
+        return self.scheduler.state_dict()["step"]  # also those that the scheduler has not been told of
+
+    def observe(self, metrics: Mapping[str, Any]) -> None:
+        if any(isinstance(drive, FeedbackSchedule) for drives in self._drives() for drive in drives.values()):
+            self.scheduler.observe(**{name: float(value) for name, value in metrics.items()})
+
+    def _drives(self) -> list[dict[str, Any]]:
+        return [self.scheduler.schedules, *self.scheduler.groups.values()]
 
     def _after_update(self, *_: Any) -> None:
-        self.performed += 1
         if self.steps:
             self.scheduler.step()
 
@@ -75,36 +89,52 @@ class Driven:
 
     def begin(self, step: int) -> None:
         self.scheduler.step(step)
-        self._agreed = False
+        self._first = step
 
     def state(self) -> dict[str, Any]:
         rates = [float(lr) for lr in self.scheduler.get_last_lr()]
         return {"scheduler": self.scheduler.state_dict(), "lr": rates, "skipped": self.skipped}
 
     def resume(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; refuse to go on at other learning rates than it was written with."""
-        if self.steps:
-            self.scheduler.load_state_dict(saved["scheduler"])
+        """Go on from :meth:`state`; refuse to go on at other learning rates than it and this run's settings say."""
+        if self.steps or self.scheduler.last_epoch == 0:  # else the trainer has restored it
+            self.scheduler.load_state_dict(dict(saved["scheduler"]))
+        step = self.scheduler.last_epoch
+        replanned = saved["scheduler"].get("asked") != getattr(self.scheduler, "asked", None)
         groups, rates = self.optimizer.param_groups, self.scheduler.get_last_lr()
         for i, (group, now, was) in enumerate(zip(groups, rates, saved["lr"], strict=False)):
-            if float(now) != was:
+            if float(now) != was and not replanned:
                 raise ScheduleError(
-                    f"resume: group {name_of(group, i)} had learning rate {was!r} at update "
-                    f"{self.scheduler.last_epoch} when the checkpoint was written, and would go on at "
-                    f"{float(now)!r}; its base rate is {group.get('initial_lr')!r}: put back what changed it"
+                    f"resume: group {name_of(group, i)} had learning rate {was!r} at update {step} when the "
+                    f"checkpoint was written, and would go on at {float(now)!r}: its base rate is "
+                    f"{group.get('initial_lr')!r} now; put back what changed it"
                 )
-        self.performed, self.attempted = 0, saved["skipped"]
+        for i, (group, base) in enumerate(zip(groups, self.bases, strict=False)):
+            stored = float(group.get("initial_lr", base))
+            if base != stored:
+                raise ScheduleError(
+                    f"resume: group {name_of(group, i)} has base rate {stored!r} in the checkpoint of update {step}, "
+                    f"this run sets {base!r}, which Lightning has overwritten; put it back, or scale the schedule "
+                    "and change the plan on purpose by replan="
+                )
+        self._first, self.attempted = self._updates(), saved["skipped"]
 
-    def values(self, suffix: str) -> dict[str, float]:
-        """What the next update uses, by the names it is logged under."""
+    def values(self, infix: str) -> dict[str, float]:
+        """What the next update uses, by the names it is logged under: key, ``infix``, group."""
         row: dict[str, float] = {}
+        keys = dict.fromkeys(["lr", *(key for drives in self._drives() for key in drives)])
         for i, group in enumerate(self.optimizer.param_groups):
-            for key in {"lr": None} | dict.fromkeys(self.scheduler.schedules):
-                value = group.get(key)
+            for key in keys:
+                try:
+                    real, entry = place_of(group, i, key)
+                except ScheduleError:  # a key that other groups have
+                    continue
+                value = group[real] if entry is None else group[real][entry]
+                name = f"{key}{infix}/{name_of(group, i)}"
                 if isinstance(value, tuple | list):
-                    row |= {f"{key}{suffix}/{name_of(group, i)}/{j}": float(v) for j, v in enumerate(value)}
-                elif value is not None:
-                    row[f"{key}{suffix}/{name_of(group, i)}"] = float(value)
+                    row |= {f"{name}/{j}": float(v) for j, v in enumerate(value)}
+                else:
+                    row[name] = float(value)
         return row
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lrscope.errors import ScheduleError
-from lrscope.schedules import Horizon, Schedule, parse
+from lrscope.schedules import Horizon, Schedule, from_spec, parse
 
 _WITHOUT_HORIZON = "constant, inverse_sqrt, piecewise, or a warmup in steps before one of them"
 
@@ -49,41 +49,35 @@ def horizon_of(trainer: Any, tokens_per_step: float | None = None) -> Horizon:
     return Horizon(int(steps), per_epoch or None, tokens_per_step)
 
 
-def length_of(
-    trainer: Any, schedule: Any, horizon: Any, tokens_per_step: float | None
-) -> Horizon | ScheduleError | None:
-    """The run's length; why it is not known; or ``None``, since nothing depends on it."""
-    if horizon is not None:
-        return horizon if isinstance(horizon, Horizon) else Horizon(horizon, None, tokens_per_step)
-    if not any(isinstance(value, str) for _, value in each(schedule)):
-        return None
-    try:
-        return horizon_of(trainer, tokens_per_step)
-    except ScheduleError as error:
-        return error
+class Reader:
+    """Reads the text of a schedule against a Trainer's length, which is asked for at the first text only.
+
+    Attributes:
+        length: The length, where it is known and something depends on it.
+    """
+
+    def __init__(self, trainer: Any, horizon: Horizon | int | None, tokens_per_step: float | None) -> None:
+        self.length = Horizon(horizon, None, tokens_per_step) if isinstance(horizon, int) else horizon
+        self._trainer, self._tokens_per_step = trainer, tokens_per_step
+
+    def __call__(self, text: str) -> Schedule:
+        try:
+            self.length = self.length or horizon_of(self._trainer, self._tokens_per_step)
+        except ScheduleError as unknown:
+            try:
+                return parse(text)
+            except ScheduleError as error:
+                raise ScheduleError(f"{unknown}; {error}") from error
+        return parse(text, self.length)
 
 
-def resolve(schedule: Any, length: Horizon | ScheduleError | None) -> Any:
-    """Every text in ``schedule`` as a Schedule."""
+def resolve(schedule: Any, read: Callable[[str], Schedule], keys: Iterable[str] = ()) -> Any:
+    """``schedule`` with every text and spec in it read; the name of a key means that this key is followed."""
+    if isinstance(schedule, Mapping) and "kind" in schedule:
+        return from_spec(schedule)
     if isinstance(schedule, Mapping):
-        return {key: resolve(value, length) for key, value in schedule.items()}
-    if not isinstance(schedule, str) or schedule == "lr":  # the one word that is no text: follow the learning rate
-        return schedule
-    if not isinstance(length, ScheduleError):
-        return parse(schedule, length)
-    try:
-        return parse(schedule)
-    except ScheduleError as error:
-        raise ScheduleError(f"{length}; {error}") from error
-
-
-def each(schedule: Any, key: str = "lr") -> Iterator[tuple[str, Any]]:
-    """Every schedule in a (nested) dict, with the key it drives."""
-    if isinstance(schedule, Mapping):
-        for name, value in schedule.items():
-            yield from each(value, str(name))
-    elif schedule is not None and schedule != "lr":
-        yield key, schedule
+        return {key: resolve(value, read, {*keys, *schedule}) for key, value in schedule.items()}
+    return read(schedule) if isinstance(schedule, str) and schedule not in keys else schedule
 
 
 def unfitting(schedule: Any, steps: int) -> str | None:
