@@ -281,6 +281,11 @@ def resumed(folder, checkpoint, *, schedule=TEXT, options=None, **args):
     return trainer
 
 
+class InOrder(Trainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
 class NoUpdate(TrainerCallback):
     """A difference must be found before the first resumed update."""
 
@@ -464,7 +469,7 @@ def test_one_batch_of_the_task_has_the_gradient_of_one_update(tmp_path, accumula
     net = model(dropout=0.0)
     trainer = trainer_in(
         tmp_path, build=lambda: net, gradient_accumulation_steps=accumulation, max_steps=1, max_grad_norm=0.0,
-        optimizers=(torch.optim.SGD(net.parameters(), lr=1.0), None), train_sampling_strategy="sequential", save_strategy="no",
+        optimizers=(torch.optim.SGD(net.parameters(), lr=1.0), None), kind=InOrder, save_strategy="no",
     )  # fmt: skip
     # Without loss kwargs a model's loss is a mean over its micro-batch, and the Trainer averages those.
     trainer.model_accepts_loss_kwargs = kwargs

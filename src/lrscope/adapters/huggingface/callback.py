@@ -53,7 +53,7 @@ def check_resumed(setup: Setup, global_step: int) -> int:
     scheduler = setup.scheduler
     assert scheduler is not None
     step, rates = scheduler.last_epoch, [float(lr) for lr in scheduler.get_last_lr()]
-    if setup.loaded is None and step != global_step:
+    if not scheduler.restored and step != global_step:
         raise ScheduleError(
             f"resume: the checkpoint at update {global_step} holds no optimizer and scheduler, so the schedule would "
             f"be at step {step} again; save them (save_only_model=False), or say set_schedule(..., last_epoch="
@@ -64,11 +64,11 @@ def check_resumed(setup: Setup, global_step: int) -> int:
     groups = zip(scheduler.optimizer.param_groups, setup.bases, scheduler.base_lrs, rates, strict=True)
     for i, (group, base, stored_base, rate) in enumerate(groups):
         expected = rate if base == stored_base or not stored_base else rate / stored_base * base
-        loaded = rate if setup.loaded is None or setup.replan is not None else setup.loaded[i]
+        stored = setup.stored[i] if scheduler.restored and setup.replan is None else rate
         # With replan= the jump was asked for, and told. A Tensor learning rate is stored in float32.
-        if base != stored_base or not math.isclose(expected, loaded, rel_tol=1e-6):
+        if base != stored_base or not math.isclose(expected, stored, rel_tol=1e-6):
             raise ScheduleError(
-                f"resume: group {name_of(group, i)} has learning rate {loaded!r} in the checkpoint of update "
+                f"resume: group {name_of(group, i)} has learning rate {stored!r} in the checkpoint of update "
                 f"{global_step}, this run gives it {expected!r} (base {base:g}, in the checkpoint {stored_base:g}); "
                 "put back what changed, or change the plan on purpose by set_schedule(..., replan=)"
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -89,9 +88,9 @@ class Setup:
         self.replan = replan
         self.options = options
         self.length: Horizon | None = None
-        self.scheduler: ScheduledLR | None = None
+        self.scheduler: CheckpointedLR | None = None
         self.bases: list[float] = []  # as this run's settings have them
-        self.loaded: list[float] | None = None  # learning rates that came with a checkpoint
+        self.stored: list[float] = []  # learning rates in the optimizer's state when it was last loaded
         self._hook: Any = None
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> ScheduledLR:
@@ -99,15 +98,14 @@ class Setup:
         trainer = self.trainer
         if trainer.lr_scheduler is None:
             optimizer = unwrapped(trainer.optimizer if optimizer is None else optimizer)
-            scheduler = ScheduledLR(optimizer, **self.resolved(num_training_steps))
-            if self.replan is not None:
-                scheduler.load_state_dict = partial(scheduler.load_state_dict, replan=self.replan)
+            scheduler = CheckpointedLR(optimizer, **self.resolved(num_training_steps))
+            scheduler.keep = self.replan
             self.scheduler = trainer.lr_scheduler = scheduler
             trainer._created_lr_scheduler = True  # so that the next train() makes a new one
-            self.bases, self.loaded = [float(lr) for lr in scheduler.base_lrs], None
+            self.bases = self.stored = [float(lr) for lr in scheduler.base_lrs]
             if self._hook is not None:
                 self._hook.remove()
-            self._hook = optimizer.register_load_state_dict_post_hook(self._note_loaded)
+            self._hook = optimizer.register_load_state_dict_post_hook(self._note_stored)
         return trainer.lr_scheduler
 
     def resolved(self, steps: int | None) -> dict[str, Any]:
@@ -119,8 +117,19 @@ class Setup:
                 arguments[name] = _resolved(arguments[name], self.length)
         return arguments
 
-    def _note_loaded(self, optimizer: Optimizer) -> None:
-        self.loaded = [float(group["lr"]) for group in optimizer.param_groups]
+    def _note_stored(self, optimizer: Optimizer) -> None:
+        self.stored = [float(group["lr"]) for group in optimizer.param_groups]
+
+
+class CheckpointedLR(ScheduledLR):
+    """A ScheduledLR that the Trainer restores: it knows what to keep then, and afterwards whether it was."""
+
+    keep: str | None = None
+    restored = False
+
+    def load_state_dict(self, state_dict: dict[str, Any], *, replan: str | None = None) -> None:
+        super().load_state_dict(state_dict, replan=self.keep if replan is None else replan)
+        self.restored = True
 
 
 def unwrapped(optimizer: Any) -> Optimizer:
