@@ -462,17 +462,29 @@ def test_a_task_leaves_no_trace_on_the_trainer(tmp_path):
     assert logged(plain)[-1]["loss"] == logged(measured)[-1]["loss"]
 
 
+def by_token(outputs, labels, num_items_in_batch=None):
+    """A loss function of the user's own."""
+    logits, targets = outputs["logits"][:, :-1], labels[:, 1:]
+    return (
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        / num_items_in_batch
+    )
+
+
 @pytest.mark.parametrize("accumulation", [1, 2, 4])
-@pytest.mark.parametrize("kwargs", [True, False])
-def test_one_batch_of_the_task_has_the_gradient_of_one_update(tmp_path, accumulation, kwargs):
+@pytest.mark.parametrize("way", ["loss kwargs", "no loss kwargs", "smoothed labels", "own loss", "bf16"])
+def test_one_batch_of_the_task_has_the_gradient_of_one_update(tmp_path, accumulation, way):
     """SGD with rate 1 and no clipping moves by minus the gradient: the Trainer's own arithmetic is the oracle."""
     net = model(dropout=0.0)
+    args = {"smoothed labels": {"label_smoothing_factor": 0.1}, "bf16": {"bf16": True}}.get(way, {})
     trainer = trainer_in(
         tmp_path, build=lambda: net, gradient_accumulation_steps=accumulation, max_steps=1, max_grad_norm=0.0,
-        optimizers=(torch.optim.SGD(net.parameters(), lr=1.0), None), kind=InOrder, save_strategy="no",
+        optimizers=(torch.optim.SGD(net.parameters(), lr=1.0), None), kind=InOrder, save_strategy="no", **args,
     )  # fmt: skip
-    # Without loss kwargs a model's loss is a mean over its micro-batch, and the Trainer averages those.
-    trainer.model_accepts_loss_kwargs = kwargs
+    if way == "no loss kwargs":  # such a model's loss is a mean over its micro-batch, and the Trainer averages those
+        trainer.model_accepts_loss_kwargs = False
+    if way == "own loss":
+        trainer.compute_loss_func = by_token
     set_schedule(trainer, "constant")
     found = task(trainer)
     objective = found.objective(0)
@@ -480,7 +492,8 @@ def test_one_batch_of_the_task_has_the_gradient_of_one_update(tmp_path, accumula
     grad = objective.grad(theta)
     trainer.train()
     after = lrs.Objective(trainer.model, found.loss_fn, found.batches(1)).point()
-    torch.testing.assert_close(theta - after, grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(theta - after, grad, rtol=1e-4, atol=2e-3 if way == "bf16" else 1e-6)
+    assert objective.loss(theta) == pytest.approx(logged(trainer)[0]["loss"], rel=1e-5)
 
 
 def test_the_processes_of_a_later_run_make_the_batch_larger_and_the_run_shorter(tmp_path):
