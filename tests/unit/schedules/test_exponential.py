@@ -292,7 +292,7 @@ def refused(match, **changes):
         refused("momentum must be in .0, 1., got 1 at step 0", momentum=1.0),
         refused("momentum must be a number with rule='velocity'", rule="velocity", momentum=Constant(0.9)),
         refused("unknown rule 'decuopled'; did you mean 'decoupled'", rule="decuopled"),
-        refused("max_scale must be greater than 1", max_scale=1.0),
+        refused("max_scale must be greater than 1.01", max_scale=1.0),
         refused("steps must be a whole number", steps=0),
         refused("steps must be at most 10,000,000", steps=10_000_001),
         refused("step 155.*passes 1e30; let the run be rebased", weight_decay=2.0, momentum=0.0, max_scale=None, steps=999),
