@@ -1,0 +1,404 @@
+"""timm: its schedulers and configurations as schedules, and its way of stepping for ours."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lrscope.adapters.imported import Drive, Imported, collected, share
+from lrscope.errors import ScheduleError
+from lrscope.optimizers import ScheduledLR
+from lrscope.schedules import (
+    After,
+    Constant,
+    Cosine,
+    Exponential,
+    Join,
+    Linear,
+    Piecewise,
+    Plateau,
+    Polynomial,
+    Schedule,
+    Sqrt,
+    StepDecay,
+    Table,
+)
+from lrscope.schedules.checks import did_you_mean, number, short, whole
+
+
+def from_timm(
+    source: Any,
+    *,
+    updates_per_epoch: int | None = None,
+    optimizer: Optimizer | None = None,
+    steps: int | None = None,
+) -> Imported:
+    """The schedule that timm's training script would run, from one of its schedulers or from its configuration.
+
+    Values equal timm's at every update, with a stair per epoch or, under ``--sched-on-updates``, without;
+    docs/from_timm.md names the one place where they may differ. timm need not be installed to read a configuration.
+
+    Args:
+        source: A scheduler of ``timm.scheduler``, or the arguments of timm's training script as a dict or namespace
+            (``sched``, ``epochs``, ``lr``, ``min_lr``, ``warmup_epochs``, ``sched_on_updates``, ``lr_cycle_limit``,
+            ...); what is missing is as in ``timm.scheduler.scheduler_kwargs``.
+        updates_per_epoch: Optimizer updates in an epoch. Needed by whatever is counted in epochs, thus by every
+            configuration.
+        optimizer: For a configuration, whose groups have rates or an ``lr_scale`` of their own. A scheduler knows
+            its optimizer.
+        steps: Updates in the run; needed only by ``step`` with a decay interval that is not whole.
+
+    Returns:
+        Factors on each group's ``initial_lr``, with its ``lr_scale`` in them. ``plateau`` becomes a
+        :class:`~lrscope.schedules.Plateau` that observes ``loss``.
+
+    Raises:
+        ScheduleError: An unknown ``sched``, a number that is needed and missing, learning-rate noise (random, so no
+            schedule), or a plateau with a warmup or an ``lr_scale``.
+
+    Example:
+        >>> config = {"sched": "cosine", "epochs": 10, "lr": 0.1, "warmup_epochs": 2, "warmup_lr": 0.01,
+        ...           "warmup_prefix": True, "sched_on_updates": True}
+        >>> from_timm(config, updates_per_epoch=100).only()
+        Linear(0.1, 1.0, 200).then(Cosine(1.0, 0.0, 1000))
+
+    References:
+        timm 1.0.31, ``timm/scheduler``.
+    """
+    updates = (
+        None if updates_per_epoch is None else whole("from_timm", "updates_per_epoch", updates_per_epoch, at_least=1)
+    )
+    if type(source).__name__ in _SCHEDULERS and hasattr(source, "base_values"):
+        kind, settings, optimizer = _SCHEDULERS[type(source).__name__], source, source.optimizer
+    else:
+        kind, settings = _from_config(source, updates)
+    if settings.noise_range_t is not None:
+        raise ScheduleError("lr_noise: a rate with random noise is no schedule; leave the noise out")
+    stair = 1
+    if settings.t_in_epochs and kind != "plateau":
+        if updates is None:
+            raise ScheduleError("updates_per_epoch: needed, since this scheduler counts epochs")
+        stair = updates
+    return collected({"lr": [_drive(kind, settings, *of, stair, steps) for of in _groups(optimizer, settings)]})
+
+
+class TimmStepping:
+    """A :class:`~lrscope.ScheduledLR` with the face of a timm scheduler, for loops that are written for those.
+
+    As there, the loop keeps count: ``step_update(num_updates)`` after each update, ``step(epoch)`` after each epoch
+    with the number of the next one, and after a resume one of them with where to go on. The value is that of the
+    update asked for, whatever was asked before.
+
+    Args:
+        scheduler: What runs the schedule.
+        updates_per_epoch: Optimizer updates in an epoch.
+
+    Example:
+        >>> import torch
+        >>> from lrscope.schedules import Linear
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+        >>> stepping = TimmStepping(ScheduledLR(optimizer, Linear(1.0, 0.0, 10)), updates_per_epoch=5)
+        >>> stepping.step_update(2)
+        >>> stepping.scheduler.get_last_lr()
+        [0.4]
+        >>> stepping.step(epoch=1)
+        >>> stepping.scheduler.get_last_lr()
+        [0.25]
+    """
+
+    def __init__(self, scheduler: ScheduledLR, updates_per_epoch: int) -> None:
+        if not isinstance(scheduler, ScheduledLR):
+            raise TypeError(f"scheduler: expected a ScheduledLR, got {type(scheduler).__name__}")
+        self.scheduler = scheduler
+        self.updates_per_epoch = whole("TimmStepping", "updates_per_epoch", updates_per_epoch, at_least=1)
+        drives = [scheduler.schedules, *scheduler.groups.values()]
+        self._heard = {d.metric for keys in drives for d in keys.values() if isinstance(d, Plateau)}
+
+    def step(self, epoch: int, metric: float | None = None) -> None:
+        """Go to the first update of ``epoch``; ``metric`` is what a plateau listens to."""
+        self.scheduler.step(whole("TimmStepping.step", "epoch", epoch) * self.updates_per_epoch)
+        if metric is not None and self._heard:
+            self.scheduler.observe(**dict.fromkeys(self._heard, float(metric)))
+
+    def step_update(self, num_updates: int, metric: float | None = None) -> None:
+        """Go to the update that follows ``num_updates`` finished ones; the metric of an update is not used."""
+        del metric
+        self.scheduler.step(whole("TimmStepping.step_update", "num_updates", num_updates))
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the scheduler."""
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """That of the scheduler."""
+        self.scheduler.load_state_dict(state_dict)
+
+
+_SCHEDULERS = {
+    "CosineLRScheduler": "cosine",
+    "TanhLRScheduler": "tanh",
+    "PolyLRScheduler": "poly",
+    "StepLRScheduler": "step",
+    "MultiStepLRScheduler": "multistep",
+    "WSDLRScheduler": "wsd",
+    "PlateauLRScheduler": "plateau",
+}
+_NAMES = ("cosine", "tanh", "poly", "step", "constant", "multistep", "wsd", "rsqrt", "plateau", "none")
+
+
+def _from_config(config: Any, updates: int | None) -> tuple[str, SimpleNamespace]:
+    """The settings that timm's factory would give to the scheduler, under the scheduler's own names."""
+
+    def read(key: str, default: Any = None) -> Any:
+        return config.get(key, default) if isinstance(config, Mapping) else getattr(config, key, default)
+
+    name = read("sched")
+    if name not in _NAMES:
+        raise ScheduleError(
+            f"sched: unknown {short(name)}; {did_you_mean(name, _NAMES)}"
+            if name is not None
+            else f"source: expected a timm scheduler or a configuration with sched, got {short(config)}"
+        )
+    in_epochs = not read("sched_on_updates", False)
+    if updates is None:
+        raise ScheduleError("updates_per_epoch: needed, since a configuration counts in epochs")
+    unit = 1 if in_epochs else updates
+    prefix, warmup, length = read("warmup_prefix", False), read("warmup_epochs", 5) * unit, read("epochs", 100) * unit
+    decay = read("decay_epochs", 30)
+    s = SimpleNamespace(
+        lr=read("lr"),
+        t_in_epochs=in_epochs,
+        noise_range_t=read("lr_noise"),
+        t_initial=length,
+        lr_min=read("min_lr", 0.0),
+        warmup_t=warmup,
+        warmup_lr_init=read("warmup_lr", 1e-5),
+        warmup_prefix=prefix,
+        cycle_mul=read("lr_cycle_mul", 1.0),
+        cycle_decay=read("lr_cycle_decay", 0.1),
+        cycle_limit=read("lr_cycle_limit", 1),
+        k_decay=read("lr_k_decay", 1.0),
+        power=read("decay_rate", 0.1),
+        decay_rate=read("decay_rate", 0.1),
+        decay_t=(90 if decay is None else decay) * unit,
+        lb=-7.0,
+        ub=3.0,
+    )
+    if name == "constant":
+        s.decay_rate, s.decay_t = 1.0, 1
+    elif name == "multistep":
+        s.decay_t = [m * unit for m in read("decay_milestones", [30, 60])]
+    elif name in ("wsd", "rsqrt"):
+        _plan_wsd(s, name, 0.2 if decay is None else decay, read, unit)
+    elif name == "plateau":
+        eval_metric = read("eval_metric", "top1")
+        s.patience, s.mode = read("patience_epochs", 10), "min" if "loss" in eval_metric else "max"
+    kind = {"constant": "step", "rsqrt": "wsd"}.get(name, name)
+    return kind, s
+
+
+def _plan_wsd(s: SimpleNamespace, name: str, decay: float, read: Callable[..., Any], unit: int) -> None:
+    s.t_initial = s.t_initial if s.warmup_prefix else s.t_initial - s.warmup_t
+    s.decay_t = round(decay * s.t_initial if 0 < decay < 1 else decay * unit)
+    if not 0 < s.decay_t <= s.t_initial:
+        raise ScheduleError(
+            f"decay_epochs: the decay of {s.decay_t} must fit in the {s.t_initial} after the warmup, and not be 0"
+        )
+    timescale = read("lr_stable_timescale")
+    s.stable_fn = "rsqrt" if name == "rsqrt" else "constant"
+    s.stable_timescale = s.warmup_t if timescale is None else timescale * unit
+    s.decay_fn = read("lr_decay_fn") or ("linear" if name == "rsqrt" else "1-sqrt")
+    s.stable_power, s.decay_power, s.decay_ratio = 0.5, 0.5, 0.1
+    if s.decay_fn not in (falls := _falls_to_zero(s)):
+        raise ScheduleError(f"lr_decay_fn: unknown {short(s.decay_fn)}; {did_you_mean(s.decay_fn, falls)}")
+    if s.stable_fn == "rsqrt" and s.stable_timescale <= 0:
+        raise ScheduleError("lr_stable_timescale: needed, since there is no warmup to take it from")
+
+
+def _groups(optimizer: Optimizer | None, settings: Any) -> list[tuple[float, float]]:
+    """Each group's own rate, and the share of the schedule's value that it gets."""
+    if optimizer is None:
+        if settings.lr is None:
+            raise ScheduleError("lr: needed to turn min_lr and warmup_lr into factors; add it, or give optimizer=")
+        return [(number("config", "lr", settings.lr, above=0), 1.0)]
+    groups = optimizer.param_groups
+    return [(float(g.get("initial_lr", g["lr"])), float(g.get("lr_scale", 1.0))) for g in groups]
+
+
+def _drive(kind: str, s: Any, base: float, scale: float, stair: int, steps: int | None) -> Drive:
+    if kind == "plateau":
+        return _plateau(s, base, scale)
+    if kind == "none":
+        return Constant(1.0)
+    warmup = 0 if s.warmup_t == 0 else whole("timm", "warmup_t", s.warmup_t)
+    low = share(s.lr_min, base, "min_lr") if hasattr(s, "lr_min") else 0.0
+    count = None if steps is None else -(-whole("from_timm", "steps", steps, at_least=1) // stair)
+    body = _body(kind, s, low, count)
+    starts_over = kind == "wsd" or s.warmup_prefix
+    if warmup:
+        peak = body(warmup) if kind == "tanh" and not starts_over else 1.0
+        rise = Linear(share(s.warmup_lr_init, base, "warmup_lr"), peak, warmup)
+        body = rise.then(body if starts_over else _after(body, warmup))
+    elif body(0) != 1.0:  # timm starts at the group's own rate, and asks its formula from the second time on
+        body = Constant(1.0, 1).then(_after(body, 1))
+    body = _stairs(body, stair) if stair > 1 else body
+    return body if scale == 1 else scale * body
+
+
+def _after(body: Schedule, steps: int) -> Schedule:
+    """What remains of ``body``, also of a part of it, without what is over."""
+    if not isinstance(body, Join):
+        return body if isinstance(body, Constant) and body.steps is None else body.after(steps)
+    parts = list(body.parts)
+    while len(parts) > 1 and (length := parts[0].num_steps or 0) <= steps:
+        steps -= length
+        parts.pop(0)
+    first = _after(parts[0], steps) if steps else parts[0]
+    return first if len(parts) == 1 else Join((first, *parts[1:]))
+
+
+def _body(kind: str, s: Any, low: float, count: int | None) -> Schedule:
+    """The curve without its warmup, as factors; ``count`` is the length of the run, where it is given."""
+    if kind == "step":
+        return _steps(s, count)
+    if kind == "multistep":
+        return _multi_step(s)
+    return _wsd(s, low) if kind == "wsd" else _cycles(kind, s, low)
+
+
+def _cycles(kind: str, s: Any, low: float) -> Schedule:
+    """Cosine, tanh and polynomial: cycles from ever lower peaks, then the floor."""
+    limit = whole("timm", "cycle_limit", s.cycle_limit)
+    lengths = [s.t_initial * s.cycle_mul**i for i in range(limit)]
+    peaks = [s.cycle_decay**i for i in range(limit)]
+    if limit and kind != "tanh" and s.k_decay == 1 and all(n == int(n) for n in lengths):
+        ramps = [
+            Cosine(p, low, int(n)) if kind == "cosine" else Polynomial(p, low, int(n), s.power)
+            for p, n in zip(peaks, lengths, strict=True)
+        ]
+        return ramps[0] if limit == 1 else Join(tuple(ramps))
+    begins = list(itertools.accumulate(lengths, initial=0.0))
+    values = [
+        low + (peaks[i] - low) * _fall(kind, s, t - begin, lengths[i])
+        for i, (begin, end) in enumerate(itertools.pairwise(begins))
+        for t in range(math.ceil(begin), math.ceil(end))
+    ]
+    return Table((*values, low))
+
+
+def _fall(kind: str, s: Any, t: float, length: float) -> float:
+    """From 1 to 0 in ``length``."""
+    if kind == "tanh":
+        x = t / length
+        return 0.5 * (1 - math.tanh(s.lb * (1.0 - x) + s.ub * x))
+    x = t**s.k_decay / length**s.k_decay
+    return 0.5 * (1 + math.cos(math.pi * x)) if kind == "cosine" else (1 - x) ** s.power
+
+
+def _steps(s: Any, count: int | None) -> Schedule:
+    rate, every = number("timm", "decay_rate", s.decay_rate), s.decay_t
+    if rate == 1:
+        return Constant(1.0)
+    if every == int(every) and rate > 0:
+        return StepDecay(rate, int(every))
+    if count is None:
+        raise ScheduleError(
+            f"steps: needed to tabulate the values, since the rate falls every {every:g} epochs or updates, which is "
+            "not a whole number"
+        )
+    return Table(tuple(rate ** (t // every) for t in range(count + 1)))
+
+
+def _multi_step(s: Any) -> Schedule:
+    """A milestone applies one step before its number, as in timm."""
+    at = sorted(max(math.ceil(m) - 1, 0) for m in s.decay_t)
+    times = {m: len(list(same)) for m, same in itertools.groupby(at)}
+    drops = [m for m in times if m > 0]
+    counts = itertools.accumulate((times[m] for m in drops), initial=times.get(0, 0))
+    return Piecewise(tuple(float(s.decay_rate) ** n for n in counts), tuple(drops))
+
+
+def _wsd(s: Any, low: float) -> Schedule:
+    length, decay = whole("timm", "t_initial", s.t_initial), whole("timm", "decay_t", s.decay_t)
+    falls: dict[str, Callable[[], Schedule]] = {
+        "linear": lambda: Linear(1.0, low, decay),
+        "1-sqrt": lambda: Sqrt(1.0, low, decay),
+        "cosine": lambda: Cosine(1.0, low, decay),
+        "power": lambda: Polynomial(low, 1.0, decay, s.decay_power).reverse(),
+        "exp": lambda: _exponential_fall(s.decay_ratio, low, decay),
+    }
+    if s.stable_fn == "constant" and s.decay_fn in falls and low <= 1:
+        fall = falls[s.decay_fn]()
+        return Constant(1.0, length - decay).then(fall) if length > decay else fall
+    fall = s.decay_fn if callable(s.decay_fn) else _falls_to_zero(s)[s.decay_fn]
+    power = {"constant": 0.0, "rsqrt": 0.5}.get(s.stable_fn, s.stable_power)
+    values = []
+    for t in range(length + 1):
+        stable = max((1 + t / (s.stable_timescale or 1)) ** -power, low)
+        done = (t - (length - decay)) / decay
+        values.append(stable if done <= 0 else low + (stable - low) * fall(min(done, 1.0)))
+    return Table(tuple(values))
+
+
+def _falls_to_zero(s: Any) -> dict[str, Callable[[float], float]]:
+    """The shapes of a decay from 1 to 0, of the share that is done."""
+    r = s.decay_ratio
+    return {
+        "linear": lambda x: 1 - x,
+        "1-sqrt": lambda x: 1 - math.sqrt(x),
+        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+        "power": lambda x: 1 - x**s.decay_power,
+        "exp": lambda x: (r**x - r) / (1 - r),
+    }
+
+
+def _exponential_fall(ratio: float, low: float, steps: int) -> Schedule:
+    """An exponential from 1 to ``ratio``, stretched so that it reaches ``low``."""
+    slope = (1.0 - low) / (1.0 - ratio)
+    return (slope * Exponential(1.0, ratio, steps) + (low - slope * ratio)).first(steps).then(low)
+
+
+def _plateau(s: Any, base: float, scale: float) -> Plateau:
+    if s.warmup_t:
+        raise ScheduleError(
+            "plateau: a warmup before a schedule that listens cannot be read; multiply the group's rate by a warmup "
+            "of your own, or choose a schedule"
+        )
+    if scale != 1:
+        raise ScheduleError("plateau: lr_scale cannot be read; give the groups their own rates instead")
+    inner = getattr(s, "lr_scheduler", None)
+    if inner is None:
+        inner = SimpleNamespace(factor=s.decay_rate, patience=s.patience, mode=s.mode, min_lrs=[s.lr_min])
+    return Plateau(
+        factor=float(inner.factor),
+        patience=inner.patience,
+        mode=inner.mode,
+        threshold=getattr(inner, "threshold", 1e-4),
+        cooldown=getattr(inner, "cooldown", 0),
+        low=share(inner.min_lrs[0], base, "min_lr"),
+        eps=share(getattr(inner, "eps", 1e-8), base, "eps"),
+    )
+
+
+def _stairs(s: Schedule, width: int) -> Schedule:
+    """``s`` with one stair of ``width`` updates for each of its steps."""
+    if isinstance(s, Join):
+        return Join(tuple(_stairs(part, width) for part in s.parts))
+    if isinstance(s, After):
+        return _stairs(s.schedule, width).after(s.steps * width)
+    if isinstance(s, Constant):
+        return Constant(s.value, None if s.steps is None else s.steps * width)
+    if isinstance(s, StepDecay):
+        return StepDecay(s.factor, s.every * width)
+    if isinstance(s, Piecewise):
+        return Piecewise(s.levels, tuple(b * width for b in s.boundaries))
+    count = s.num_steps
+    assert count is not None, "every other curve ends"
+    levels = s.values(count + 1).tolist()
+    changes = [t for t in range(1, count + 1) if levels[t] != levels[t - 1]]
+    return Piecewise((levels[0], *(levels[t] for t in changes)), tuple(t * width for t in changes), count * width)
