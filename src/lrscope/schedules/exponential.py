@@ -195,7 +195,7 @@ class EquivalentMomentum(Schedule, kind="equivalent_momentum"):
         a_{t-1} \;\text{(decoupled)}, \qquad a_{-1} = 1
 
     Args:
-        of: The translation; its momentum is a number greater than 0.
+        of: A translation with the rule ``"velocity"`` or ``"decoupled"``, and momentum.
     """
 
     of: ExponentialEquivalent
@@ -203,11 +203,14 @@ class EquivalentMomentum(Schedule, kind="equivalent_momentum"):
     def __post_init__(self) -> None:
         if not isinstance(self.of, ExponentialEquivalent):
             raise ScheduleError(f"EquivalentMomentum: of must be an ExponentialEquivalent, got {short(self.of)}")
-        if isinstance(self.of.momentum, Schedule) or self.of.momentum == 0:
+        if self.of.rule == "torch" or self.of.momentum == 0:
             raise ScheduleError(
-                f"EquivalentMomentum: the momentum must be a number greater than 0, got {short(self.of.momentum)}"
+                f"EquivalentMomentum: of must change the momentum, which rule 'torch' and momentum 0 do not, got "
+                f"{short(self.of)}"
             )
-        set_field(self, "_factors", self.of.recurrence.momentum / self.of.momentum)
+        a = self.of.recurrence.a
+        before = np.concatenate([[1.0], a[:-1]])
+        set_field(self, "_factors", before if self.of.rule == "decoupled" else 1.0 / (a * before))
 
     @property
     def num_steps(self) -> int:

@@ -148,7 +148,7 @@ def test_the_shrinking_falls_to_the_larger_root(share, gamma):
 @laws
 @given(translations(max_scales=(None, 4.0)))
 def test_a_translation_is_a_schedule_like_any_other(s):
-    parts = [s, s.momentum_schedule()] if s.momentum else [s]
+    parts = [s, s.momentum_schedule()] if s.momentum and s.rule != "torch" else [s]
     for part in parts:
         table = part.values(s.steps + 5)
         assert [part(t) for t in range(s.steps + 5)] == table.tolist()
@@ -320,7 +320,7 @@ def test_steps_between_steps_are_refused():
 def test_a_momentum_schedule_needs_a_momentum():
     with pytest.raises(ScheduleError, match="of must be an ExponentialEquivalent"):
         lrs.EquivalentMomentum(Constant(1.0))
-    with pytest.raises(ScheduleError, match="momentum must be a number greater than 0"):
+    with pytest.raises(ScheduleError, match="of must change the momentum"):
         lrs.EquivalentMomentum(exponential_equivalent(Constant(1.0), base_lr=1, weight_decay=0.1, steps=2))
 
 
