@@ -336,7 +336,8 @@ def _wsd(s: Any, low: float) -> Schedule:
         fall = falls[s.decay_fn]()
         return Constant(1.0, length - decay).then(fall) if length > decay else fall
     fall = s.decay_fn if callable(s.decay_fn) else _falls_to_zero(s)[s.decay_fn]
-    power = {"constant": 0.0, "rsqrt": 0.5}.get(s.stable_fn, s.stable_power)
+    powers: dict[str, float] = {"constant": 0.0, "rsqrt": 0.5, "power": s.stable_power}
+    power = powers[s.stable_fn]
     values = []
     for t in range(length + 1):
         stable = max((1 + t / (s.stable_timescale or 1)) ** -power, low)
