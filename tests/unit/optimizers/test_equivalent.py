@@ -198,3 +198,71 @@ def test_a_group_that_is_not_there_is_refused():
     objective, optimizer = measured(0.0)
     with pytest.raises(ScheduleError, match="no group is 'norm'"):
         equivalent_lr(objective, optimizer, Constant(1.0), steps=20, invariant=["norm"])
+
+
+# In trainers: an update that did not happen rebases nothing.
+
+
+def test_a_skipped_update_neither_rebases_nor_moves_the_schedule():
+    optimizer = optimizer_of()
+    scheduler = EquivalentLR(optimizer, Constant(1.0), invariant=["conv"], steps=60, max_scale=1.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    weight = optimizer.param_groups[0]["params"][0]
+    first = next(iter(scheduler.equivalents["conv"].rebases))
+    for t in range(first + 1):
+        before = weight.detach().clone()
+        bad = t == first - 1  # the update that the rebase belongs to, and once more without its gradient's overflow
+        for skipped in (True, False) if bad else (False,):
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = torch.full_like(p, float("inf") if skipped else 2.0)
+            scaler.scale(torch.zeros(()))  # what a backward pass would begin with
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update(2.0)
+            scheduler.step()
+            if skipped:
+                assert torch.equal(weight, before)
+                assert scheduler.updates == t
+        assert scheduler.updates == t + 1
+    assert scheduler.idle_calls == 1
+
+    plain = optimizer_of()
+    reference = EquivalentLR(plain, Constant(1.0), invariant=["conv"], steps=60, max_scale=1.1)
+    for _ in range(first + 1):
+        update(plain)
+        reference.step()
+    for group, other in zip(optimizer.param_groups, plain.param_groups, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(group["params"], other["params"], strict=True))
+        assert group["lr"] == other["lr"]
+
+
+def test_accelerates_wrapper_is_looked_through():
+    accelerate = pytest.importorskip("accelerate")
+    optimizer, plain = optimizer_of(), optimizer_of()
+    wrapped = accelerate.Accelerator(cpu=True).prepare_optimizer(optimizer)
+    schedulers = [
+        EquivalentLR(o, Constant(1.0), invariant=["conv"], steps=60, max_scale=1.1) for o in (wrapped, plain)
+    ]
+    for _ in range(40):
+        update(wrapped)
+        update(plain)
+        for scheduler in schedulers:
+            scheduler.step()
+    assert schedulers[0].updates == 40
+    assert values(optimizer) == values(plain)
+    for group, other in zip(optimizer.param_groups, plain.param_groups, strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(group["params"], other["params"], strict=True))
+
+
+def test_a_tensor_rate_is_filled_in_place():
+    optimizer = optimizer_of(lr=torch.tensor(0.1, dtype=torch.float64))
+    held = EquivalentLR(optimizer, Cosine(1.0, 0.0, 30), invariant=["conv"])
+    places = [group["lr"] for group in optimizer.param_groups]
+    for _ in range(30):
+        update(optimizer)
+        held.step()
+    s = held.equivalents["conv"]
+    assert [group["lr"] for group in optimizer.param_groups] == places
+    assert all(group["lr"] is place for group, place in zip(optimizer.param_groups, places, strict=True))
+    assert float(places[0]) == s.base_lr * s(30)
