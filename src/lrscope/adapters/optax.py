@@ -16,8 +16,9 @@ def to_optax(schedule: Schedule, *, steps: int | None = None, base: float = 1.0)
     """A schedule that optax can trace: ``count -> value``, for ``optax.adamw(learning_rate=...)``.
 
     A :class:`~lrscope.schedules.Schedule` is itself a callable of the step, which is enough outside of ``jax.jit``.
-    Inside, and in ``optax.join_schedules``, which asks every part for every count, negative ones too, the count is not known to Python,
-    so the values are put in an array and looked up. They are computed in float64 and rounded once, to JAX's default float; a step past the end has the end value.
+    Inside, and in ``optax.join_schedules``, which asks every part for every count, also for negative ones, the
+    values are looked up in an array. They are computed in float64 and rounded once, to JAX's default float; a step
+    past the end has the end value.
 
     Args:
         schedule: What is run.
