@@ -274,7 +274,7 @@ def exponential_equivalent(
         >>> from lrscope.schedules import Constant
         >>> s = exponential_equivalent(Constant(1.0), base_lr=0.1, weight_decay=5e-4, momentum=0.9, steps=1000)
         >>> [round(s(t), 4) for t in (0, 1, 999)]
-        [1.0001, 1.0002, 2.7033]
+        [1.0001, 1.0002, 2.7052]
         >>> round(s(999) / s(998), 6), round(exponential_rate(0.1, 5e-4, 0.9) ** -2, 6)
         (1.001005, 1.001005)
 

@@ -1,8 +1,10 @@
 """EquivalentLR as a scheduler: what it writes, refuses and stores. That it is exact is held in tests/reference."""
 
 import copy
+import doctest
 import gc
 import pickle
+import sys
 
 import pytest
 import torch
@@ -266,3 +268,8 @@ def test_a_tensor_rate_is_filled_in_place():
     assert [group["lr"] for group in optimizer.param_groups] == places
     assert all(group["lr"] is place for group, place in zip(optimizer.param_groups, places, strict=True))
     assert float(places[0]) == s.base_lr * s(30)
+
+
+@pytest.mark.parametrize("room", ["optimizers.equivalent", "stability.invariance", "stability.equivalent"])
+def test_the_examples_print_what_they_say(room):
+    assert doctest.testmod(sys.modules[f"lrscope.{room}"]).failed == 0

@@ -1,6 +1,7 @@
 """The translation of weight decay into a growing learning rate, and its tapered relatives: laws and closed forms."""
 
 import dataclasses
+import doctest
 import json
 import math
 import pickle
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 
 from lrscope import schedules as lrs
 from lrscope.errors import ScheduleError
-from lrscope.schedules import Constant, Cosine, Linear, Piecewise, exponential_equivalent, exponential_rate, texp
+from lrscope.schedules import (
+    Constant,
+    Cosine,
+    Linear,
+    Piecewise,
+    exponential,
+    exponential_equivalent,
+    exponential_rate,
+    tapered,
+    texp,
+)
 from lrscope.schedules.exponential import StateMap, most_decay
 
 EPOCH = 391
@@ -339,3 +350,8 @@ def test_a_momentum_schedule_needs_a_momentum():
 def test_a_tapered_schedule_refuses(build, match):
     with pytest.raises(ScheduleError, match=match):
         build()
+
+
+@pytest.mark.parametrize("module", [exponential, tapered], ids=lambda m: m.__name__)
+def test_the_examples_print_what_they_say(module):
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS).failed == 0
