@@ -97,6 +97,8 @@ def combined(parts):
         st.builds(lambda a, b: a + b, parts, parts),
         st.builds(lambda c, a: c * a, numbers, parts),
         st.builds(lambda a, c: a + c, parts, numbers),
+        st.builds(lambda a, c, d: a * (lrs.Constant(c) + lrs.Constant(d)), parts, numbers, numbers),
+        st.builds(lambda a, c, d: a + lrs.Constant(c) * d, parts, numbers, numbers),
     )
 
 

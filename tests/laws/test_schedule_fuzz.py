@@ -25,15 +25,18 @@ HORIZONS = [None, 100, lrs.Horizon(7), lrs.Horizon(10_000, 500, 1e6), lrs.Horizo
 
 
 def outcome(build):
-    """The schedule, or the message of its refusal; anything else, or anything slow, fails the test."""
+    """The schedule, or the message of its refusal; anything else, or anything slow, fails the test.
+
+    What counts is the time of this thread, and the best of four: a busy machine is not a slow function.
+    """
     took = []
-    for _ in range(4):  # a busy machine is not a slow function
-        start = time.perf_counter()
+    for _ in range(4):
+        start = time.thread_time()
         try:
             result = build()
         except ScheduleError as error:
             result = str(error)
-        took.append(time.perf_counter() - start)
+        took.append(time.thread_time() - start)
         if took[-1] < LIMIT / 2:
             break
     assert min(took) < LIMIT, f"{min(took):.3f} s"
@@ -52,7 +55,7 @@ def check_values(s):
         if isinstance(value := value_at(s, t), float):
             assert math.isfinite(value), (s, t)
         else:
-            assert "past the end" in value, (s, t)
+            assert "past the end" in value or "has values at whole steps only" in value, (s, t)
     assert n is None or 0 <= n <= 2**53
 
 
@@ -200,11 +203,8 @@ def test_a_misspelt_word_is_answered_with_a_near_one(word):
             continue
         text = f"constant(1) > {wrong}(linear(9))" if word in OPERATIONS else f"constant(1) > {wrong}(9)"
         result = outcome(lambda: lrs.parse(text, 100))  # noqa: B023
-        # One that looks like an operation is not read like one, so the place may be that of its bracket.
-        assert ("did you mean " in result and wrong in result) or word in OPERATIONS, (text, result)
-        if word in OPERATIONS:
-            result = outcome(lambda: lrs.parse(f"{wrong}(9)", 100))  # noqa: B023
-            assert "did you mean " in result
+        assert "did you mean " in result, (text, result)
+        assert "character 15, at " in result, (text, result)
     for option in SHAPES[word][0]:
         wrong = option + "x"
         inner = "linear(9), " if word in OPERATIONS else ""
@@ -410,13 +410,13 @@ HARD_SPECS = {
     "deep lists": deep(3_000, lambda s: [s]),
     "49 deep": deep(49, lambda s: {"kind": "sum", "terms": [s, {"kind": "constant", "value": 1.0}]}),
     "60 deep": deep(60, lambda s: {"kind": "reverse", "schedule": s}),
-    "a table of 100 000": {"kind": "table", "entries": [0.5] * 100_000},
-    "a table of 100 000, the last one wrong": {"kind": "table", "entries": [0.5] * 99_999 + [True]},
+    "a table of 50 000": {"kind": "table", "entries": [0.5] * 50_000},
+    "a table of 50 000, the last one wrong": {"kind": "table", "entries": [0.5] * 49_999 + [True]},
     "a table of text": {"kind": "table", "entries": "0.5" * 100_000},
-    "a long unknown argument": {"kind": "table", "entry": [0.5] * 100_000},
+    "a long unknown argument": {"kind": "table", "entry": [0.5] * 50_000},
     "a long join": {"kind": "join", "parts": [{"kind": "constant", "value": 1.0, "steps": 1}] * 2_000},
     "a long product": {"kind": "product", "factors": [{"kind": "constant", "value": 1e30}] * 2_000},
-    "long levels": {"kind": "piecewise", "levels": [1.0] * 30_001, "boundaries": list(range(1, 30_001))},
+    "long levels": {"kind": "piecewise", "levels": [1.0] * 20_001, "boundaries": list(range(1, 20_001))},
     "repeated for ever": deep(1, lambda s: {"kind": "repeat", "schedule": s, "times": 2**53 // 9}),
     "stretched for ever": deep(20, lambda s: {"kind": "stretch", "schedule": s, "steps": 2**53}),
     "after for ever": deep(40, lambda s: {"kind": "after", "schedule": s, "steps": 2**53}, {"kind": "step", "factor": 1.1}),

@@ -77,6 +77,6 @@ def short(value: Any, limit: int = 80) -> str:
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """`` did you mean 'x'? known: ...`` for the end of a message."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name)[:40].lower(), known, n=1)
+    close = difflib.get_close_matches((name if isinstance(name, str) else short(name))[:40].lower(), known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}allowed: {', '.join(known) or 'nothing'}"

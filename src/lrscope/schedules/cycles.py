@@ -146,10 +146,10 @@ class WarmRestarts(_Endless, kind="warm_restarts"):
         cycle = cycle - (t < self._start(cycle))
         cycle = cycle + (t >= self._start(cycle + 1))
         length = self.period * self.mult**cycle
-        x = np.clip((t - self._start(cycle)) / length, 0.0, 1.0)
+        x = np.minimum(np.maximum((t - self._start(cycle)) / length, 0.0), 1.0)
         with np.errstate(over="ignore"):
             decay = np.minimum(self.peak_decay**cycle, MAX_VALUE)
-        peak = np.clip(self.high * decay, -MAX_VALUE, MAX_VALUE)
+        peak = np.minimum(np.maximum(self.high * decay, -MAX_VALUE), MAX_VALUE)
         return self.low + (peak - self.low) * (1.0 + np.cos(np.pi * x)) / 2.0
 
     def _start(self, cycle: FloatArray) -> FloatArray:

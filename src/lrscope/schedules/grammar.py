@@ -21,7 +21,7 @@ from lrscope.schedules.horizon import UNITS
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 50
-MAX_WORK = 5_000  # segments, each counted once for every parenthesis around it: what keeps reading below 50 ms
+MAX_WORK = 2_500  # segments, each counted once for every parenthesis around it: what keeps reading below 50 ms
 OPERATIONS = ("after", "bounded", "clip", "first", "repeat", "reverse", "shift", "stretch")
 """Names whose first argument is a schedule."""
 
@@ -227,6 +227,9 @@ class _Reader:
                     key = self.take()
                     if key.text in options:
                         fail(self.text, key.place, f"{key.text}= is given twice")
+                    if self.sees("("):
+                        known = did_you_mean(name.text, OPERATIONS)
+                        fail(self.text, name.place, f"{short(name.text)} takes no schedule inside; {known}")
                     places[key.text] = key.place
                     self.expect("=", f"and a value after the option {short(key.text)}")
                     options[key.text] = self.items() if self.sees("[") else self.quantity()

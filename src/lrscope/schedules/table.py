@@ -10,7 +10,7 @@ import numpy as np
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import FloatArray, Schedule, set_field
-from lrscope.schedules.checks import MAX_STEPS, number, several
+from lrscope.schedules.checks import MAX_STEPS, MAX_VALUE, number, several
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,7 +33,12 @@ class Table(Schedule, kind="table"):
         entries = several("Table", "entries", self.entries)
         if not entries:
             raise ScheduleError("Table: entries must be one value or more, got none")
-        set_field(self, "entries", tuple(number("Table", f"entries[{i}]", v) for i, v in enumerate(entries)))
+        checked = tuple(
+            # Inline for the common case, since there may be 100 000 of them.
+            v + 0.0 if type(v) is float and abs(v) <= MAX_VALUE else number("Table", f"entries[{i}]", v)
+            for i, v in enumerate(entries)
+        )
+        set_field(self, "entries", checked)
 
     @property
     def num_steps(self) -> int:
