@@ -106,6 +106,7 @@ class ScheduledLR(LRScheduler):
         self._check_names(late)
         self._readers: dict[tuple[str, int], Lookup | Listener] = {}
         self._bases: dict[tuple[int, str], Any] = {}
+        self._replanned: dict[str, list[Any]] = {}  # by path: what a script may still build after a change of plan
         self._starts = [0] * len(optimizer.param_groups)
         self._clock = UpdateClock(optimizer, self.write) if count == "updates" else None
         self._bind()
@@ -160,9 +161,8 @@ class ScheduledLR(LRScheduler):
         if not isinstance(old, Schedule):
             raise ScheduleError(f"replan: {short(key)} has no schedule of its own; {did_you_mean(key, drives)}")
         changed = replan(old, new, at=self.last_epoch, keep=keep)
-        drives[key] = changed.schedule
+        self._adopt(key if group is None else f"{group}/{key}", drives, key, changed, new)
         self._rebind()
-        announce(str(changed))
         return changed
 
     @property
@@ -219,6 +219,8 @@ class ScheduledLR(LRScheduler):
         """Plain data: version, step (updates performed), and the specification of everything that is driven."""
         pending = 0 if self._clock is None else self._clock.pending
         state = {"version": _VERSION, "step": self.last_epoch + pending, "spec": self._spec()}
+        if self._replanned:
+            state["replanned"] = {path: list(specs) for path, specs in self._replanned.items()}
         heard = {path: dict(r.state) for (path, _), r in self._readers.items() if isinstance(r, Listener)}
         return state | {"heard": heard} if heard else state
 
@@ -246,14 +248,17 @@ class ScheduledLR(LRScheduler):
             )
         step, saved = whole("state_dict", "step", state_dict["step"]), state_dict["spec"]
         if saved != self._spec():
-            self._change(saved, step, replan)
+            self._change(saved, step, replan, state_dict.get("replanned", {}))
+        for path, specs in state_dict.get("replanned", {}).items():
+            known = self._replanned.setdefault(path, [])
+            known += [spec for spec in specs if spec not in known]
         self.last_epoch, self._step_count = step, step + 1
         if self._clock is not None:
             self._clock.pending = 0
         self._rebind()
         for (path, _), reader in self._readers.items():
             if isinstance(reader, Listener):
-                reader.state = dict(state_dict["heard"][path])
+                reader.state = dict(state_dict.get("heard", {}).get(path, reader.state))
         self.write()
 
     def _spec(self) -> dict[str, Any]:
@@ -270,7 +275,7 @@ class ScheduledLR(LRScheduler):
         own = [(f"{name}/{key}", drives, key) for name, drives in self.groups.items() for key in drives]
         return [(key, self.schedules, key) for key in self.schedules] + own
 
-    def _change(self, saved: dict[str, Any], step: int, keep: str | None) -> None:
+    def _change(self, saved: dict[str, Any], step: int, keep: str | None, replanned: Mapping[str, list[Any]]) -> None:
         """Deal with a state of another plan: replan, or an error that shows both."""
         ours, changes = self._spec(), []
         for part in ours:
@@ -291,16 +296,28 @@ class ScheduledLR(LRScheduler):
                     f"state_dict: {path} was driven by {short(theirs)}, and is by {short(new)} now; {_AS_SAVED}"
                 )
             old = from_spec(theirs)
+            if ours["schedules"][path] in replanned.get(path, ()):
+                changes.append((path, drives, key, old, None))  # the plan was changed from or to this one before
+                continue
             if keep is None:
                 raise ScheduleError(
                     f"state_dict: {path} was saved with another schedule: at step {step} its factor is "
                     f"{old(step):.6g}, that of this one {new(step):.6g}. {_AS_SAVED}; or change the plan on purpose "
                     f'with load_state_dict(state, replan="lr"), "fraction" or "shape"\n{both_curves(old, new)}'
                 )
-            changes.append((path, drives, key, replan(old, new, at=step, keep=keep)))
-        for path, drives, key, changed in changes:
-            drives[key] = changed.schedule
-            announce(f"{path} {changed}")
+            changes.append((path, drives, key, replan(old, new, at=step, keep=keep), new))
+        for path, drives, key, changed, new in changes:
+            if isinstance(changed, Replanned):
+                self._adopt(path, drives, key, changed, new)
+            else:
+                drives[key] = changed
+
+    def _adopt(self, path: str, drives: dict[str, Drive], key: str, changed: Replanned, new: Schedule | int) -> None:
+        """Run the changed plan, and remember from and to what, so that the script may resume with either."""
+        known = self._replanned.setdefault(path, [])
+        known += [s.to_spec() for s in (changed.old, new) if isinstance(s, Schedule) and s.to_spec() not in known]
+        drives[key] = changed.schedule
+        announce(f"{path} {changed}")
 
     def _check_names(self, late: Collection[str]) -> None:
         """Every group that is named must be there, or announced as coming later: a wrong name must not be silent."""

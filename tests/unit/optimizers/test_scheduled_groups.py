@@ -183,6 +183,29 @@ def test_a_plan_is_changed_on_purpose_and_the_jump_is_printed(keep, jumps, capsy
     assert lrs_of(scheduler.optimizer) == lrs_of(opt)
 
 
+@pytest.mark.parametrize("keep", ["lr", "fraction"])
+def test_a_changed_plan_goes_on_however_often_it_is_resumed(keep):
+    """The script still builds the schedule from before the change, or the one it was changed to."""
+    old, new = lrs.Cosine(1.0, 0.0, 10), lrs.Linear(1.0, 0.0, 20)
+    whole = ScheduledLR(adamw("body"), old)
+    turn(whole, 6)
+    start = whole.state_dict()
+    whole.replan(new, keep=keep)
+    turn(whole, 10)
+    resumed = ScheduledLR(adamw("body"), new)
+    resumed.load_state_dict(start, replan=keep)
+    for i in range(10):
+        turn(resumed)
+        file = io.BytesIO()
+        torch.save(resumed.state_dict(), file)
+        file.seek(0)
+        resumed = ScheduledLR(adamw("body"), old if i % 2 else new)
+        resumed.load_state_dict(torch.load(file, weights_only=True), **({} if i % 3 else {"replan": keep}))
+    assert lrs_of(resumed.optimizer) == lrs_of(whole.optimizer)
+    with pytest.raises(ScheduleError, match="saved with another schedule"):
+        ScheduledLR(adamw("body"), S).load_state_dict(resumed.state_dict())
+
+
 def test_a_floor_or_key_that_changed_is_an_error():
     state = ScheduledLR(adamw("body"), S, floor=0.01).state_dict()
     with pytest.raises(ScheduleError, match=r"saved with floor=0.01, this scheduler has None"):
