@@ -74,8 +74,8 @@ def one_cycle(
     factor, ``ScheduledLR(optimizer, one_cycle(..., momentum=(0.85, 0.95)), absolute=["momentum"])``.
 
     Args:
-        steps: Updates in the whole run; the lowest rate is that of the last one.
-        peak_at: Where the peak is, as a share of the run. It is rounded to a whole step.
+        steps: Updates in the whole run; the last one has the rate ``end``.
+        peak_at: Where the peak is, as a share of the run. It is rounded to a whole step; 1 is the last one.
         start: First learning rate, as a factor of the peak.
         end: Last learning rate, as a factor of the peak.
         shape: ``"cosine"`` or ``"linear"``.
@@ -84,12 +84,12 @@ def one_cycle(
     Returns:
         ``{"lr": ...}``, and ``"momentum"`` if it was asked for.
 
+    Raises:
+        ScheduleError: Fewer than two steps, a peak outside the run, an unknown shape, or momentum that is no pair.
+
     Example:
         >>> one_cycle(5, peak_at=0.4, start=0.0, end=0.0, shape="linear")["lr"].values(5).round(2)
         array([0.  , 1.  , 0.67, 0.33, 0.  ])
-
-    Raises:
-        ScheduleError: Fewer than two steps, a peak outside the run, an unknown shape, or momentum that is no pair.
 
     References:
         Smith, Topin, Super-Convergence, 2018, arXiv 1708.07120. PyTorch's ``OneCycleLR`` with ``start`` =
@@ -101,14 +101,18 @@ def one_cycle(
     if shape not in ("cosine", "linear"):
         raise ScheduleError(f"one_cycle: unknown shape {short(shape)}; {did_you_mean(shape, ('cosine', 'linear'))}")
     up = min(max(round(peak_at * steps) - 1, 0), last)
-    ramp = _COOLDOWNS[shape]
-    keys: dict[str, Schedule] = {"lr": ramp(start, 1.0, up).then(ramp(1.0, end, last - up))}
+
+    def cycle(first: float, middle: float, final: float) -> Schedule:
+        rise = _COOLDOWNS[shape](first, middle, up)
+        return rise if up == last else rise.then(_COOLDOWNS[shape](middle, final, last - up))
+
+    keys: dict[str, Schedule] = {"lr": cycle(start, 1.0, end)}
     if momentum is not None:
         pair = several("one_cycle", "momentum", momentum)
         if len(pair) != 2:
             raise ScheduleError(f"one_cycle: momentum must be a pair, lowest and highest, got {short(momentum)}")
         low, high = (number("one_cycle", "momentum", m) for m in pair)
-        keys["momentum"] = ramp(high, low, up).then(ramp(low, high, last - up))
+        keys["momentum"] = cycle(high, low, high)
     return keys
 
 
