@@ -2,7 +2,9 @@
 
 import copy
 import math
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -515,3 +517,79 @@ def test_an_imported_schedule_is_stored_and_resumed_bit_for_bit():
     assert (rates(fresh, again, 19) == whole[11:]).all()
     for s in (read.schedule, read.groups[1]["lr"]):
         assert lrs.from_spec(s.to_spec()) == s
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "from_torch.md"
+ROWS = re.findall(r"^\| `(\w+\(opt.*|ChainedScheduler.*)` \| `(.*)` \|$", PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("theirs", "mine"), ROWS, ids=[row[0].split("(")[0] for row in ROWS])
+def test_the_page_says_what_is_read(theirs, mine):
+    lr, n = 0.1, 40
+    opt = optimizer(lr)
+    numbers = {"lr": lr, "N": n, "W": 5, "K": 3, "a": 4, "b": 9, "f": 0.25, "gamma": 0.5, "power": 2.0, "low": 1e-3}
+    numbers |= {"peak": 0.7, "fn": lambda t: 1 / (1 + t), "prod": math.prod}
+    shapes = {name: getattr(lrs, name) for name in lrs.__all__}
+    whole = {"Cosine": lambda start, end, steps: lrs.Cosine(start, end, int(steps))}
+    read = from_torch(eval(theirs, vars(tl) | {"SWALR": SWALR, "opt": opt} | numbers), steps=n).only()
+    written = eval(mine, shapes | whole | numbers)
+    if isinstance(read, lrs.Plateau):
+        assert read == written
+    else:
+        np.testing.assert_allclose(read.values(2 * n), written.values(2 * n), rtol=RTOL, atol=ATOL)
+        assert read.num_steps == written.num_steps
+
+
+def test_the_page_has_every_class():
+    assert {row[0].split("(")[0] for row in ROWS} == {*tl.__all__, "SWALR"} - {"LRScheduler"}
+
+
+def test_torchtitans_way_one_scheduler_per_optimizer_and_one_state_for_all():
+    s = lrs.warmup(3, 0.5).then(lrs.Cosine(1.0, 0.0, 7))
+
+    def resumed(build):
+        """Two optimizers of different rates, stopped after 4 updates and restored, one update on."""
+        stopped = [optimizer(0.1), optimizer(0.3)]
+        schedulers = [build(o) for o in stopped]
+        for o, scheduler in zip(stopped, schedulers, strict=True):
+            rates(o, scheduler, 5)
+        opts = [optimizer(0.1), optimizer(0.3)]
+        for o, before in zip(opts, stopped, strict=True):
+            scheduler = build(o)
+            o.load_state_dict(copy.deepcopy(before.state_dict()))
+            scheduler.load_state_dict(copy.deepcopy(schedulers[0].state_dict()))
+            o.step()
+            scheduler.step()
+        return [o.param_groups[0]["lr"] for o in opts]
+
+    assert resumed(lambda o: tl.LambdaLR(o, lambda t: s(t))) == [0.1 * s(5)] * 2  # the state carries the first's rate
+    assert resumed(lambda o: ScheduledLR(o, s)) == [0.1 * s(5), 0.3 * s(5)]
+
+
+def test_torchtunes_way_built_at_the_global_step():
+    s = lrs.warmup(3, 0.5).then(lrs.Cosine(1.0, 0.0, 7))
+    straight = rates(opt := optimizer(0.1), ScheduledLR(opt, s), 10)
+    opt = optimizer(0.1)
+    rates(opt, ScheduledLR(opt, s), 5)
+    state = copy.deepcopy(opt.state_dict())
+    opt = optimizer(0.1)
+    opt.load_state_dict(state)
+    assert (rates(opt, ScheduledLR(opt, s, last_epoch=4 - 1), 6) == straight[4:]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    build=st.one_of([cosine_lr(), warm_restarts_lr(), sequential_lr(), one_cycle_lr(total=30)]),
+    done=st.integers(0, 20),
+)
+def test_a_run_of_torchs_is_continued_by_ours(build, done):
+    expected = rates(whole := optimizer([0.1, 2.0]), build(whole), 30)
+    rates(before := optimizer([0.1, 2.0]), old := build(before), done + 1)
+    opt = optimizer([0.1, 2.0])
+    theirs = build(opt)
+    opt.load_state_dict(copy.deepcopy(before.state_dict()))
+    theirs.load_state_dict(copy.deepcopy(old.state_dict()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LrscopeWarning)
+        ours = from_torch(theirs, steps=30).run(opt, last_epoch=theirs.last_epoch - 1)
+    np.testing.assert_allclose(rates(opt, ours, 30 - done), expected[done:], rtol=RTOL, atol=2 * ATOL)

@@ -235,6 +235,14 @@ def test_recursion_drifts_with_tensor_rates_and_a_function_of_the_step_does_not(
     assert errors["ours", torch.float64] == 0
 
 
+def test_a_long_cosine_is_exact_at_its_far_end():
+    ours = lrs.Cosine(1.0, 0.0, 100_000)
+    t = np.array([0, 1, 49_999, 50_000, 99_999])
+    exact = [float(torch.sin(torch.tensor(np.pi * (100_000 - k) / 200_000, dtype=torch.float64)) ** 2) for k in t]
+    assert np.allclose(ours.values()[t], exact, rtol=1e-6, atol=0)
+    assert [ours(int(k)) for k in t] == ours.values()[t].tolist()
+
+
 def test_generic_calls_of_trainers_that_know_only_lrscheduler():
     """As torchtune and torchtitan use any scheduler: build, step, ask, save, load, copy."""
     opt = optimizer()
