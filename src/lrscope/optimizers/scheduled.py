@@ -10,18 +10,22 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrscope.errors import ScheduleError
-from lrscope.optimizers.announce import announce
 from lrscope.optimizers.clock import UpdateClock
-from lrscope.optimizers.lanes import Group, Lane, Listener, base_of, floor_of, name_of, own_tensors, place_of
-from lrscope.schedules import FeedbackSchedule, Lookup, Replanned, Schedule, from_spec, replan
+from lrscope.optimizers.drives import AS_SAVED, Drive, Drives
+from lrscope.optimizers.lanes import (
+    Group,
+    Lane,
+    Listener,
+    base_of,
+    floor_of,
+    name_of,
+    own_tensors,
+    place_of,
+)
+from lrscope.schedules import FeedbackSchedule, Lookup, Replanned, Schedule
 from lrscope.schedules.checks import did_you_mean, short, whole
-from lrscope.schedules.replan import both_curves
 
 _VERSION = 2
-_AS_SAVED = "build it as it was saved (schedules.from_spec(state['spec']['schedules']['lr'])), or start anew"
-
-Drive = Schedule | FeedbackSchedule | str
-"""What drives a key: a schedule, or the name of the key that it follows."""
 
 
 class ScheduledLR(LRScheduler):
@@ -96,8 +100,7 @@ class ScheduledLR(LRScheduler):
         if count not in ("updates", "calls"):
             raise ScheduleError(f"count: unknown {short(count)}; {did_you_mean(count, ('updates', 'calls'))}")
         self.optimizer = optimizer
-        self.schedules = _by_key("schedule", schedule)
-        self.groups = {name: _by_key(f"groups[{name!r}]", s) for name, s in (groups or {}).items()}
+        self.drives = Drives(schedule, groups)
         self.floor = floor
         self.absolute = frozenset(absolute)
         self.own_clock = own_clock
@@ -106,7 +109,6 @@ class ScheduledLR(LRScheduler):
         self._check_names(late)
         self._readers: dict[tuple[str, int], Lookup | Listener] = {}
         self._bases: dict[tuple[int, str], Any] = {}
-        self._replanned: dict[str, list[Any]] = {}  # by path: what a script may still build after a change of plan
         self._starts = [0] * len(optimizer.param_groups)
         self._clock = UpdateClock(optimizer, self.write) if count == "updates" else None
         self._bind()
@@ -156,14 +158,19 @@ class ScheduledLR(LRScheduler):
             key: The key whose schedule changes.
             group: The group whose own schedule changes; the common one unless given.
         """
-        drives = self.schedules if group is None else self.groups.get(group, {})
-        old = drives.get(key)
-        if not isinstance(old, Schedule):
-            raise ScheduleError(f"replan: {short(key)} has no schedule of its own; {did_you_mean(key, drives)}")
-        changed = replan(old, new, at=self.last_epoch, keep=keep)
-        self._adopt(key if group is None else f"{group}/{key}", drives, key, changed, new)
+        changed = self.drives.replan(key, group, new, self.last_epoch, keep)
         self._rebind()
         return changed
+
+    @property
+    def schedules(self) -> dict[str, Drive]:
+        """What drives the keys of every group."""
+        return self.drives.common
+
+    @property
+    def groups(self) -> dict[str | int, dict[str, Drive]]:
+        """What drives keys of single groups instead."""
+        return self.drives.groups
 
     @property
     def idle_calls(self) -> int:
@@ -182,7 +189,7 @@ class ScheduledLR(LRScheduler):
         """
         found: dict[str, float] = {}
         for i, (group, lr) in enumerate(zip(self.optimizer.param_groups, self.get_lr(), strict=True)):
-            keys = {"lr": None} | {place_of(group, i, key)[0]: None for key in self._drives(group, i)}
+            keys = {"lr": None} | {place_of(group, i, key)[0]: None for key in self.drives.of(group, i)}
             for key in keys:
                 value = lr if key == "lr" else group[key]
                 several = value if isinstance(value, tuple | list) else (value,)
@@ -219,8 +226,8 @@ class ScheduledLR(LRScheduler):
         """Plain data: version, step (updates performed), and the specification of everything that is driven."""
         pending = 0 if self._clock is None else self._clock.pending
         state = {"version": _VERSION, "step": self.last_epoch + pending, "spec": self._spec()}
-        if self._replanned:
-            state["replanned"] = {path: list(specs) for path, specs in self._replanned.items()}
+        if self.drives.replanned:
+            state["replanned"] = {path: list(specs) for path, specs in self.drives.replanned.items()}
         heard = {path: dict(r.state) for (path, _), r in self._readers.items() if isinstance(r, Listener)}
         return state | {"heard": heard} if heard else state
 
@@ -247,11 +254,14 @@ class ScheduledLR(LRScheduler):
                 "load it with the lrscope that saved it"
             )
         step, saved = whole("state_dict", "step", state_dict["step"]), state_dict["spec"]
-        if saved != self._spec():
-            self._change(saved, step, replan, state_dict.get("replanned", {}))
-        for path, specs in state_dict.get("replanned", {}).items():
-            known = self._replanned.setdefault(path, [])
-            known += [spec for spec in specs if spec not in known]
+        ours = self._spec()
+        for part in set(ours) - {"schedules"}:
+            if saved.get(part) != ours[part]:
+                raise ScheduleError(
+                    f"state_dict: was saved with {part}={short(saved.get(part))}, this scheduler has "
+                    f"{short(ours[part])}; {AS_SAVED}"
+                )
+        self.drives.load(saved["schedules"], state_dict.get("replanned", {}), step, replan)
         self.last_epoch, self._step_count = step, step + 1
         if self._clock is not None:
             self._clock.pending = 0
@@ -264,60 +274,11 @@ class ScheduledLR(LRScheduler):
     def _spec(self) -> dict[str, Any]:
         floor = self.floor
         return {
-            "schedules": {path: _to_spec(drives[key]) for path, drives, key in self._places()},
+            "schedules": self.drives.specs(),
             "floor": {str(name): f for name, f in floor.items()} if isinstance(floor, Mapping) else floor,
             "absolute": sorted(self.absolute),
             "own_clock": self.own_clock,
         }
-
-    def _places(self) -> list[tuple[str, dict[str, Drive], str]]:
-        """Where every schedule is kept: its path (``"lr"``, or ``"head/lr"`` of a group), and dict and key."""
-        own = [(f"{name}/{key}", drives, key) for name, drives in self.groups.items() for key in drives]
-        return [(key, self.schedules, key) for key in self.schedules] + own
-
-    def _change(self, saved: dict[str, Any], step: int, keep: str | None, replanned: Mapping[str, list[Any]]) -> None:
-        """Deal with a state of another plan: replan, or an error that shows both."""
-        ours, changes = self._spec(), []
-        for part in ours:
-            if part != "schedules" and saved.get(part) != ours[part]:
-                raise ScheduleError(
-                    f"state_dict: was saved with {part}={short(saved.get(part))}, this scheduler has "
-                    f"{short(ours[part])}; {_AS_SAVED}"
-                )
-        if set(saved["schedules"]) != set(ours["schedules"]):
-            then, now = (", ".join(spec["schedules"]) for spec in (saved, ours))
-            raise ScheduleError(f"state_dict: was saved driving {then}, this scheduler drives {now}; {_AS_SAVED}")
-        for path, drives, key in self._places():
-            theirs, new = saved["schedules"][path], drives[key]
-            if theirs == ours["schedules"][path]:
-                continue
-            if not isinstance(new, Schedule) or not isinstance(theirs, Mapping):
-                raise ScheduleError(
-                    f"state_dict: {path} was driven by {short(theirs)}, and is by {short(new)} now; {_AS_SAVED}"
-                )
-            old = from_spec(theirs)
-            if ours["schedules"][path] in replanned.get(path, ()):
-                changes.append((path, drives, key, old, None))  # the plan was changed from or to this one before
-                continue
-            if keep is None:
-                raise ScheduleError(
-                    f"state_dict: {path} was saved with another schedule: at step {step} its factor is "
-                    f"{old(step):.6g}, that of this one {new(step):.6g}. {_AS_SAVED}; or change the plan on purpose "
-                    f'with load_state_dict(state, replan="lr"), "fraction" or "shape"\n{both_curves(old, new)}'
-                )
-            changes.append((path, drives, key, replan(old, new, at=step, keep=keep), new))
-        for path, drives, key, changed, new in changes:
-            if isinstance(changed, Replanned):
-                self._adopt(path, drives, key, changed, new)
-            else:
-                drives[key] = changed
-
-    def _adopt(self, path: str, drives: dict[str, Drive], key: str, changed: Replanned, new: Schedule | int) -> None:
-        """Run the changed plan, and remember from and to what, so that the script may resume with either."""
-        known = self._replanned.setdefault(path, [])
-        known += [s.to_spec() for s in (changed.old, new) if isinstance(s, Schedule) and s.to_spec() not in known]
-        drives[key] = changed.schedule
-        announce(f"{path} {changed}")
 
     def _check_names(self, late: Collection[str]) -> None:
         """Every group that is named must be there, or announced as coming later: a wrong name must not be silent."""
@@ -338,13 +299,15 @@ class ScheduledLR(LRScheduler):
     def _bind(self) -> None:
         """Find out which value of which group follows which schedule, from what clock, with what base and floor."""
         groups = self.optimizer.param_groups
-        for key in {key for drives in (self.schedules, *self.groups.values()) for key in drives}:
+        for key in self.drives.driven():
             own_tensors(self.optimizer, key)
         lanes: dict[tuple[str, int, str, int | None], Lane] = {}
         for i, group in enumerate(groups):
             start = self._start_of(group, i)
-            for key, (path, drive) in self._drives(group, i).items():
+            taken: dict[tuple[str, int | None], str] = {}
+            for key, (path, drive) in self.drives.of(group, i).items():
                 real, entry = place_of(group, i, key)
+                _take(taken, key, real, entry)
                 base = base_of(group, key, real, entry, self._bases.get((i, key)))
                 self._bases[i, key] = base
                 floor = floor_of(self._floor_of(group, i), base, f"group {i}") if key == "lr" else float("-inf")
@@ -356,20 +319,6 @@ class ScheduledLR(LRScheduler):
         self._bound = groups
         if self._clock is not None:
             self._clock.groups, self._clock.count = groups, len(groups)
-
-    def _drives(self, group: Group, index: int) -> dict[str, tuple[str, Schedule | FeedbackSchedule]]:
-        """For each key of the group: the path of what drives it, and that."""
-        drives = {key: (key, drive) for key, drive in self.schedules.items()}
-        for name in (index, group.get("name")):
-            if name is not None:
-                drives |= {key: (f"{name}/{key}", drive) for key, drive in self.groups.get(name, {}).items()}
-        found: dict[str, tuple[str, Schedule | FeedbackSchedule]] = {}
-        for key, (path, drive) in drives.items():
-            followed = drives.get(drive, (path, drive)) if isinstance(drive, str) else (path, drive)
-            if isinstance(followed[1], str):
-                raise ScheduleError(f"schedule: {key} follows {short(followed[1])}, which no schedule drives")
-            found[key] = (followed[0], followed[1])
-        return found
 
     def _reader(self, path: str, start: int, drive: Schedule | FeedbackSchedule) -> Lookup | Listener:
         if isinstance(drive, FeedbackSchedule):
@@ -406,19 +355,9 @@ class ScheduledLR(LRScheduler):
         self._bind()
 
 
-def _by_key(where: str, schedule: Any) -> dict[str, Drive]:
-    by_key = dict(schedule) if isinstance(schedule, Mapping) else {"lr": schedule}
-    for key, value in by_key.items():
-        follows = isinstance(value, str) and isinstance(schedule, Mapping)
-        if not (isinstance(value, Schedule | FeedbackSchedule) or follows):
-            raise ScheduleError(
-                f"{where}: must be a Schedule, or a dict from group keys to Schedules; got {short(value)} for "
-                f"{short(key)}; text is read by lrscope.schedules.parse, a number is Constant(number)"
-            )
-    if not by_key:
-        raise ScheduleError(f"{where}: the dict is empty; give at least {{'lr': schedule}}")
-    return by_key
-
-
-def _to_spec(drive: Drive) -> Any:
-    return drive if isinstance(drive, str) else drive.to_spec()
+def _take(taken: dict[tuple[str, int | None], str], key: str, real: str, entry: int | None) -> None:
+    """Note that ``key`` drives a value of the group; two schedules for one value would overwrite each other."""
+    for (other, its_entry), name in taken.items():
+        if other == real and (entry is None or its_entry in (None, entry)):
+            raise ScheduleError(f"schedule: {name} and {key} both drive {real}; give one of them")
+    taken[real, entry] = key

@@ -101,6 +101,12 @@ def test_entries_of_betas_and_momentum_by_one_name():
     assert sgd.param_groups[0]["momentum"] == 0.85
 
 
+@pytest.mark.parametrize("keys", [("betas", "beta1"), ("beta2", "betas"), ("momentum", "beta1")])
+def test_one_value_has_one_schedule(keys):
+    with pytest.raises(ScheduleError, match=f"{keys[0]} and {keys[1]} both drive betas"):
+        ScheduledLR(adamw("body"), dict.fromkeys(keys, S))
+
+
 def test_a_late_group_joins_before_its_first_update():
     opt = adamw("body")
     scheduler = ScheduledLR(opt, S, groups={"late": W}, late=["late"])

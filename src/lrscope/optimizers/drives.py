@@ -1,0 +1,136 @@
+"""What drives which key of which group, and how that may change in the middle of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lrscope.errors import ScheduleError
+from lrscope.optimizers.announce import announce
+from lrscope.schedules import FeedbackSchedule, Replanned, Schedule, from_spec, replan
+from lrscope.schedules.checks import did_you_mean, short
+from lrscope.schedules.replan import both_curves
+
+Drive = Schedule | FeedbackSchedule | str
+"""What drives a key: a schedule, or the name of the key that it follows."""
+
+AS_SAVED = "build it as it was saved (schedules.from_spec(state['spec']['schedules']['lr'])), or start anew"
+
+
+class Drives:
+    """Schedules by key, for all groups and for single ones.
+
+    A path names one of them: ``"lr"``, or ``"head/lr"`` of a single group.
+
+    Attributes:
+        common: What drives the keys of every group.
+        groups: What drives keys of single groups instead, by the group's name or index.
+        replanned: By path, the specifications that a script may still build after a change of plan.
+    """
+
+    def __init__(self, schedule: Any, groups: Mapping[str | int, Any] | None) -> None:
+        self.common = _by_key("schedule", schedule)
+        self.groups = {name: _by_key(f"groups[{name!r}]", s) for name, s in (groups or {}).items()}
+        self.replanned: dict[str, list[Any]] = {}
+
+    def driven(self) -> set[str]:
+        """Every key that is driven in some group."""
+        return {key for drives in (self.common, *self.groups.values()) for key in drives}
+
+    def of(self, group: Mapping[str, Any], index: int) -> dict[str, tuple[str, Schedule | FeedbackSchedule]]:
+        """For each driven key of a group: the path of what drives it, and that."""
+        drives = {key: (key, drive) for key, drive in self.common.items()}
+        for name in (index, group.get("name")):
+            if name is not None:
+                drives |= {key: (f"{name}/{key}", drive) for key, drive in self.groups.get(name, {}).items()}
+        found: dict[str, tuple[str, Schedule | FeedbackSchedule]] = {}
+        for key, (path, drive) in drives.items():
+            path, drive = drives.get(drive, (path, drive)) if isinstance(drive, str) else (path, drive)
+            if isinstance(drive, str):
+                raise ScheduleError(f"schedule: {key} follows {short(drive)}, which no schedule drives")
+            found[key] = (path, drive)
+        return found
+
+    def specs(self) -> dict[str, Any]:
+        """Plain data, by path."""
+        return {path: _to_spec(drives[key]) for path, drives, key in self._places()}
+
+    def replan(self, key: str, group: str | int | None, new: Schedule | int, at: int, keep: str) -> Replanned:
+        """Change one schedule from step ``at`` on."""
+        drives = self.common if group is None else self.groups.get(group, {})
+        old = drives.get(key)
+        if not isinstance(old, Schedule):
+            raise ScheduleError(f"replan: {short(key)} has no schedule of its own; {did_you_mean(key, drives)}")
+        changed = replan(old, new, at=at, keep=keep)
+        self._adopt(key if group is None else f"{group}/{key}", drives, key, changed, new)
+        return changed
+
+    def load(self, saved: Mapping[str, Any], replanned: Mapping[str, list[Any]], step: int, keep: str | None) -> None:
+        """Go on from the schedules of a state: they are these, or were replanned before, or are replanned now.
+
+        Raises:
+            ScheduleError: They are others, and ``keep`` does not say how to change the plan; both curves are drawn.
+        """
+        ours, changes = self.specs(), []
+        if set(saved) != set(ours):
+            then, now = ", ".join(saved), ", ".join(ours)
+            raise ScheduleError(f"state_dict: was saved driving {then}, this scheduler drives {now}; {AS_SAVED}")
+        for path, drives, key in self._places():
+            theirs, new = saved[path], drives[key]
+            if theirs == ours[path]:
+                continue
+            if not isinstance(new, Schedule) or not isinstance(theirs, Mapping):
+                raise ScheduleError(
+                    f"state_dict: {path} was driven by {short(theirs)}, and is by {short(new)} now; {AS_SAVED}"
+                )
+            old = from_spec(theirs)
+            if ours[path] in replanned.get(path, ()):
+                changes.append((path, drives, key, old, None))  # the plan was changed from or to this one before
+            elif keep is not None:
+                changes.append((path, drives, key, replan(old, new, at=step, keep=keep), new))
+            else:
+                raise ScheduleError(
+                    f"state_dict: {path} was saved with another schedule: at step {step} its factor is "
+                    f"{old(step):.6g}, that of this one {new(step):.6g}. {AS_SAVED}; or change the plan on purpose "
+                    f'with load_state_dict(state, replan="lr"), "fraction" or "shape"\n{both_curves(old, new)}'
+                )
+        for path, drives, key, changed, new in changes:
+            if isinstance(changed, Replanned):
+                self._adopt(path, drives, key, changed, new)
+            else:
+                drives[key] = changed
+        for path, specs in replanned.items():
+            self._remember(path, specs)
+
+    def _adopt(self, path: str, drives: dict[str, Drive], key: str, changed: Replanned, new: Schedule | int) -> None:
+        """Run the changed plan, and remember from and to what, so that the script may resume with either."""
+        self._remember(path, [s.to_spec() for s in (changed.old, new) if isinstance(s, Schedule)])
+        drives[key] = changed.schedule
+        announce(f"{path} {changed}")
+
+    def _remember(self, path: str, specs: list[Any]) -> None:
+        known = self.replanned.setdefault(path, [])
+        known += [spec for spec in specs if spec not in known]
+
+    def _places(self) -> list[tuple[str, dict[str, Drive], str]]:
+        """Where every schedule is kept: its path, the dict and the key."""
+        own = [(f"{name}/{key}", drives, key) for name, drives in self.groups.items() for key in drives]
+        return [(key, self.common, key) for key in self.common] + own
+
+
+def _by_key(where: str, schedule: Any) -> dict[str, Drive]:
+    by_key = dict(schedule) if isinstance(schedule, Mapping) else {"lr": schedule}
+    for key, value in by_key.items():
+        follows = isinstance(value, str) and isinstance(schedule, Mapping)
+        if not (isinstance(value, Schedule | FeedbackSchedule) or follows):
+            raise ScheduleError(
+                f"{where}: must be a Schedule, or a dict from group keys to Schedules; got {short(value)} for "
+                f"{short(key)}; text is read by lrscope.schedules.parse, a number is Constant(number)"
+            )
+    if not by_key:
+        raise ScheduleError(f"{where}: the dict is empty; give at least {{'lr': schedule}}")
+    return by_key
+
+
+def _to_spec(drive: Drive) -> Any:
+    return drive if isinstance(drive, str) else drive.to_spec()
