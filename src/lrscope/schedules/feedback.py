@@ -95,7 +95,7 @@ class Plateau(FeedbackSchedule):
                 f"Plateau: {short(self.metric)} was not observed; {did_you_mean(self.metric, observed)}; "
                 f"call scheduler.observe({self.metric}=...)"
             )
-        seen = float(observed[self.metric])
+        seen = _observed(self.metric, observed[self.metric])
         value, best, bad, wait = state["value"], state["best"], state["bad"], state["cooldown"]
         best, bad = (seen, 0) if self._better(seen, best) else (best, bad + 1)
         if wait > 0:
@@ -114,3 +114,11 @@ class Plateau(FeedbackSchedule):
         if not self.relative:
             return seen < best - self.threshold if self.mode == "min" else seen > best + self.threshold
         return seen < best * (1 - self.threshold) if self.mode == "min" else seen > best * (1 + self.threshold)
+
+
+def _observed(name: str, value: Any) -> float:
+    """A metric as a float, which may be NaN or infinite: a run that diverges reports so."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ScheduleError(f"Plateau: {name} must be a number, got {short(value)}") from None
