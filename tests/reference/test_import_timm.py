@@ -4,6 +4,7 @@ timm cannot be imported whole without torchvision, which these tests do not need
 from wherever timm is installed (``pip install --no-deps timm==1.0.31``) or from the folder named by ``TIMM_PATH``.
 """
 
+import doctest
 import importlib.util
 import math
 import os
@@ -19,6 +20,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lrscope import schedules as lrs
+from lrscope.adapters import timm as adapter
 from lrscope.adapters.timm import TimmStepping, from_timm
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
@@ -257,3 +259,7 @@ def test_what_cannot_be_read_is_refused_in_one_line():
         TimmStepping(optimizer(), 5)
     with pytest.raises(ScheduleError, match="num_updates"):
         TimmStepping(ScheduledLR(optimizer(), lrs.Constant(1.0)), 5).step_update(-1)
+
+
+def test_examples_run():
+    assert doctest.testmod(adapter).failed == 0

@@ -1,6 +1,7 @@
 """Torch's schedulers, imported, against torch's own recursion, step by step and past the end."""
 
 import copy
+import doctest
 import math
 import re
 import warnings
@@ -15,6 +16,7 @@ from torch.optim import lr_scheduler as tl
 from torch.optim.swa_utils import SWALR
 
 from lrscope import schedules as lrs
+from lrscope.adapters import torch_schedulers
 from lrscope.adapters.torch_schedulers import from_torch, simulate
 from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers import ScheduledLR
@@ -450,8 +452,29 @@ def test_a_class_of_the_users_own_is_named_and_simulated_when_asked():
     in_chain = tl.ChainedScheduler([Ours(o := optimizer(1.0)), tl.ExponentialLR(o, 0.5)], o)
     np.testing.assert_allclose(simulate(in_chain, 3).only().values(3), [1, 0.25, 1 / 6])
     rates(opt, scheduler, 3)
-    with pytest.raises(ScheduleError, match="cannot wind back"):
+    with pytest.raises(ScheduleError, match="cannot be wound back"):
         simulate(scheduler, 4)
+
+
+def test_swalr_on_a_rate_that_another_scheduler_has_moved():
+    def build():
+        opt = optimizer(1.0)
+        rates(opt, tl.ExponentialLR(opt, 0.5), 3)
+        return opt, SWALR(opt, 0.05, 6)
+
+    opt, theirs = build()
+    expected = rates(opt, theirs, 10)[:, 0]
+    assert expected[0] == 0.25
+    np.testing.assert_allclose(simulate(build()[1], 10).only().values(10), expected, rtol=1e-15)
+    for done in range(6):
+        opt, theirs = build()
+        rates(opt, theirs, done + 1)
+        np.testing.assert_allclose(from_torch(theirs).only().values(10), expected, rtol=RTOL)
+    with pytest.raises(ScheduleError, match="SWALR has been stepped, and cannot be wound back"):
+        simulate(theirs, 10)
+    rates(opt, theirs, 8)
+    with pytest.warns(LrscopeWarning, match="no longer knows the rate at which it began"):
+        assert from_torch(theirs).only() == lrs.Cosine(1.0, 0.05, 6)
 
 
 def test_what_cannot_be_read_is_refused_in_one_line():
@@ -593,3 +616,7 @@ def test_a_run_of_torchs_is_continued_by_ours(build, done):
         warnings.simplefilter("ignore", LrscopeWarning)
         ours = from_torch(theirs, steps=30).run(opt, last_epoch=theirs.last_epoch - 1)
     np.testing.assert_allclose(rates(opt, ours, 30 - done), expected[done:], rtol=RTOL, atol=2 * ATOL)
+
+
+def test_examples_run():
+    assert doctest.testmod(torch_schedulers).failed == 0

@@ -62,7 +62,7 @@ def from_timm(
             schedule), or a plateau with a warmup or an ``lr_scale``.
 
     Example:
-        >>> config = {"sched": "cosine", "epochs": 10, "lr": 0.1, "warmup_epochs": 2, "warmup_lr": 0.01,
+        >>> config = {"sched": "cosine", "epochs": 10, "lr": 0.5, "warmup_epochs": 2, "warmup_lr": 0.05,
         ...           "warmup_prefix": True, "sched_on_updates": True}
         >>> from_timm(config, updates_per_epoch=100).only()
         Linear(0.1, 1.0, 200).then(Cosine(1.0, 0.0, 1000))

@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as tl
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import SWALR
 
 from lrscope.adapters.imported import Imported, collected, share
 from lrscope.adapters.torch_formulas import (
@@ -78,8 +79,8 @@ def simulate(scheduler: LRScheduler, steps: int) -> Imported:
     scheduler and its optimizer stay as they are; the copy drives an optimizer without parameters.
 
     Args:
-        scheduler: Freshly built if it, or a part of it, is not one of torch's own classes: only those can be wound
-            back. It must not need metrics.
+        scheduler: Freshly built if it, or a part of it, is ``SWALR`` or not one of torch's own classes: the others
+            can be wound back. It must not need metrics.
         steps: How many steps; cost is that many calls of ``scheduler.step()``. The last value is held.
 
     Raises:
@@ -89,13 +90,15 @@ def simulate(scheduler: LRScheduler, steps: int) -> Imported:
     if isinstance(scheduler, tl.ReduceLROnPlateau):
         raise ScheduleError("simulate: ReduceLROnPlateau follows a metric and has no values before the run")
     steps = whole("simulate", "steps", steps, at_least=1)
-    own = [leaf for leaf in leaves(scheduler) if type(leaf) not in READERS]
-    if not own:
+    lasting = [leaf for leaf in leaves(scheduler) if type(leaf) not in READERS]
+    if type(scheduler) is SWALR:  # it does not keep the rate that it started from
+        lasting = [scheduler]
+    if not lasting:
         return _tabulated(_rebuilt(scheduler), steps)
     if max(leaf.last_epoch for leaf in leaves(scheduler)) > 0:
         raise ScheduleError(
-            f"simulate: {type(own[0]).__name__} has been stepped, and lrscope cannot wind back a class that is not "
-            "torch's; build it anew and simulate it before its first step"
+            f"simulate: {type(lasting[0]).__name__} has been stepped, and cannot be wound back to its start; build "
+            "it anew and simulate it before its first step"
         )
     bench = _bench(scheduler.optimizer, rewind=False)
     return _tabulated(copy.deepcopy(scheduler, {id(scheduler.optimizer): bench}), steps)
