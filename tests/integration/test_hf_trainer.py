@@ -212,8 +212,9 @@ def test_the_plain_way_by_optimizers_gives_the_same_run(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_it_works_with_model_init_and_a_second_train_starts_anew(tmp_path):
-    trainer = trainer_in(tmp_path, model_init=lambda: model(), max_steps=3, save_strategy="no")
+@pytest.mark.parametrize("model_init", [None, lambda: model()])
+def test_it_works_with_model_init_and_a_second_train_starts_anew(tmp_path, model_init):
+    trainer = trainer_in(tmp_path, model_init=model_init, max_steps=3, save_strategy="no")
     set_schedule(trainer, "linear(to=0)")
     trainer.train()
     first = rates(trainer)
@@ -325,6 +326,15 @@ def test_another_horizon_on_purpose(tmp_path, checkpoint, capsys):
         ScheduleError, match=r"base 0\.02, in the checkpoint 0\.01"
     ):  # but only the schedule may change
         resumed(tmp_path, checkpoint, learning_rate=0.02, options={"replan": "lr"})
+
+
+def test_another_peak_is_seen_where_the_schedule_is_at_zero(tmp_path):
+    valley = "linear(6, to=0) > linear(to=1)"
+    trainer = trainer_in(tmp_path, save_steps=6)
+    set_schedule(trainer, valley)
+    trainer.train()
+    with pytest.raises(ScheduleError, match=r"base 0\.02, in the checkpoint 0\.01"):
+        resumed(tmp_path, tmp_path / "checkpoint-6", schedule=valley, learning_rate=0.02)
 
 
 def test_an_edited_optimizer_is_seen(tmp_path, checkpoint):
@@ -503,6 +513,32 @@ def test_the_processes_of_a_later_run_make_the_batch_larger_and_the_run_shorter(
     assert (one.count(one.batches(1)[0]), four.count(four.batches(1)[0])) == (8, 32)
     with pytest.raises(TaskError, match="num_processes"):
         task(trainer, num_processes=0)
+
+
+def test_processes_share_batches_as_the_trainer_shares_them(tmp_path):
+    """9 batches among 2 processes: 5 for each, or 4 if what is left over is dropped (3 updates: a real run beside)."""
+    for drop, steps in ((False, 3), (True, 2)):
+        trainer = trainer_in(tmp_path, max_steps=-1, num_train_epochs=1, dataloader_drop_last=drop)
+        assert task(trainer, num_processes=2).steps == steps
+
+
+class Drawing(Trainer):
+    """A user's loader that draws random numbers and remembers something."""
+
+    def get_train_dataloader(self):
+        torch.rand(1)
+        self.asked = True
+        return super().get_train_dataloader()
+
+
+@pytest.mark.parametrize("function", [task, lambda trainer: set_schedule(trainer, TEXT)])
+def test_asking_for_the_loader_leaves_no_trace(tmp_path, function):
+    trainer = trainer_in(tmp_path, kind=Drawing)
+    random_state = torch.get_rng_state()
+    function(trainer)
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert trainer.accelerator._dataloaders == []
+    assert not hasattr(trainer, "asked")
 
 
 def test_the_task_counts_updates_as_the_trainer_does(tmp_path):

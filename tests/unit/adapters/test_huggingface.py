@@ -1,5 +1,6 @@
 """Hugging Face's schedulers read from their configuration, judged by transformers' own functions."""
 
+import itertools
 import json
 
 import numpy as np
@@ -91,6 +92,16 @@ def test_stable_steps_of_their_own_win_over_the_length_of_the_run(stable):
         assert_same(
             {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 4, "lr_scheduler_kwargs": kwargs}, 20
         )
+
+
+def test_restarts_at_whole_steps_are_at_the_peak_for_every_length():
+    for cycles, steps in itertools.product(range(1, 22), range(1, 130)):
+        kwargs = {"num_cycles": cycles}
+        read = schedule_from_config(
+            {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": kwargs}, steps
+        )
+        at = [i * steps // cycles for i in range(cycles) if i * steps % cycles == 0]
+        np.testing.assert_allclose(read.values(steps)[at], 1.0, rtol=1e-12)
 
 
 def test_a_restart_is_never_missed_where_transformers_misses_it_by_rounding():
