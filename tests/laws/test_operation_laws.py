@@ -223,6 +223,8 @@ def test_what_needs_an_end_says_how_to_get_one(s):
         (lambda s: s.repeat(2**52), r"Repeat: more than 2\*\*53 steps"),
         (lambda s: lrs.Linear(1, 0, 0).repeat(), r"Repeat: Linear\(1.0, 0.0, 0\) has no steps to repeat"),
         (lambda s: s.with_end("hodl"), "with_end: unknown end 'hodl'; did you mean 'hold'"),
+        (lambda s: s.with_end(["hold"]), r"with_end: unknown end \['hold'\]; did you mean 'hold'"),
+        (lambda s: s.cool_down(2, 3, ["sqrt"]), r"cooldown: unknown shape \['sqrt'\]"),
         (lambda s: s.cool_down(2, 3, "sqr"), "cooldown: unknown shape 'sqr'; did you mean 'sqrt'"),
         (lambda s: s.cool_down(2, 3, "exponential"), "Exponential: end must be greater than 0"),
         (lambda s: lrs.Reverse(3), "Reverse: schedule must be a Schedule, got 3"),

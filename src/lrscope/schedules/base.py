@@ -180,8 +180,7 @@ class Schedule(ABC):
     @functools.cached_property
     def nesting(self) -> int:
         """How deep the schedules inside this one are nested; 0: there is none."""
-        values = (getattr(self, f.name) for f in fields(self))  # pyright: ignore[reportArgumentType]
-        inner = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+        inner = [v for value in vars(self).values() for v in (value if isinstance(value, tuple) else (value,))]
         return max((1 + v.nesting for v in inner if isinstance(v, Schedule)), default=0)
 
     def to_spec(self) -> dict[str, Any]:

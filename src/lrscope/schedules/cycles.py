@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from lrscope.errors import ScheduleError
 from lrscope.schedules.base import FloatArray, Schedule, set_field
 from lrscope.schedules.checks import MAX_VALUE, number, whole
 
@@ -135,7 +136,7 @@ class WarmRestarts(_Endless, kind="warm_restarts"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mult < 1:
-            number("WarmRestarts", "mult (1 or more)", self.mult, above=1)
+            raise ScheduleError(f"WarmRestarts: mult must be 1 or more, got {self.mult:g}")
 
     def _endless(self, t: FloatArray) -> FloatArray:
         if self.mult == 1:

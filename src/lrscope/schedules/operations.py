@@ -267,6 +267,6 @@ def with_end(schedule: Schedule, end: str) -> Schedule:
         "repeat": schedule.repeat,
         "error": lambda: Bounded(schedule),
     }
-    if end not in ends:
+    if end not in tuple(ends):
         raise ScheduleError(f"with_end: unknown end {short(end)}; {did_you_mean(end, ends)}")
     return ends[end]()

@@ -21,7 +21,7 @@ _COOLDOWNS: dict[str, type[Ramp]] = {"linear": Linear, "cosine": Cosine, "sqrt":
 
 def cooldown(start: float, steps: int, shape: str = "sqrt", end: float = 0.0) -> Ramp:
     """From ``start`` to ``end`` in ``steps`` steps, by one of the shapes in use for the end of a run."""
-    if shape not in _COOLDOWNS:
+    if shape not in tuple(_COOLDOWNS):
         raise ScheduleError(f"cooldown: unknown shape {short(shape)}; {did_you_mean(shape, _COOLDOWNS)}")
     return _COOLDOWNS[shape](start, end, steps)
 

@@ -36,7 +36,8 @@ def refined(
     is less than 0.3 of the median, or the peak lies after half of the run.
 
     Args:
-        gradient_norms: One norm per update, shape ``(n,)``, n of 16 or more; values that are not finite are left out.
+        gradient_norms: One norm per update, shape ``(n,)``, n of 16 or more; values that are not finite are left out,
+            and so are the first two and the last two.
         norm: ``"l2"`` for SGD (the Euclidean norm), ``"l1"`` for Adam and its kin (the sum of absolute values).
         steps: Length of the next run; that of the old one unless given.
         smoothing: Width of the median filter, as a share of the run.
