@@ -447,7 +447,7 @@ def test_text_may_drive_one_group_and_follow_another_key(tmp_path):
     assert net.seen == [[0.0025, max(0.05 * s(t), 0.02)] for t in range(8)]
     columns = logged(logger)
     assert columns["weight_decay/head"] == [0.01 * s(t) for t in range(8)]
-    assert columns["momentum/head"] == pytest.approx([0.9 * (1 - t / 16) for t in range(8)])
+    assert columns["betas/head/0"] == pytest.approx([0.9 * (1 - t / 16) for t in range(8)])
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import logging
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -390,6 +391,20 @@ def test_accumulated_batches_are_one_batch_of_the_task():
     shuffled = task(Net(), train=loader(shuffle=True), accumulate_grad_batches=4)
     assert torch.equal(shuffled.batches(seed=1)[0][0][0], shuffled.batches(seed=1)[0][0][0])
     assert not torch.equal(shuffled.batches(seed=1)[0][0][0], shuffled.batches(seed=2)[0][0][0])
+
+
+def test_logging_and_printing_in_a_step_are_silent(capfd):
+    class Talks(Net):
+        def training_step(self, batch, batch_idx):
+            self.print("in the step")
+            assert batch_idx == 1  # 0 is an occasion to log pictures
+            return super().training_step(batch, batch_idx)
+
+    made = task(Talks(), train=loader())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lrs.train(made, "sgd", Constant(0.1), 3)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_step_without_an_index_is_called_without_one():

@@ -112,7 +112,9 @@ class Schedules:
             return
         row: dict[str, float] = {}
         for i, driven in enumerate(self._driven):
-            row |= driven.values(f"/{i}" if len(self._driven) > 1 else "")
+            for name, value in driven.scheduler.driven_values().items():
+                key, group = name.split("/", 1)
+                row[f"{key}/{i}/{group}" if len(self._driven) > 1 else name] = value
         row["schedule/skipped_updates"] = float(sum(driven.skipped for driven in self._driven))
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.fit_loop.epoch_loop._batches_that_stepped)

@@ -12,7 +12,7 @@ from lrscope.adapters.lightning.length import Reader, resolve
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
 from lrscope.optimizers.announce import announce
-from lrscope.schedules import Horizon, from_spec
+from lrscope.schedules import Horizon
 from lrscope.schedules.checks import did_you_mean, short
 from lrscope.schedules.replan import KEEPS
 
@@ -78,30 +78,12 @@ def trainer_of(module: Any) -> Any:
 
 
 class RestoredLR(ScheduledLR):
-    """A ScheduledLR that a trainer restores, so what to do about a change of plan is said when it is built.
+    """A ScheduledLR that a trainer restores, so what to do about a change of plan is said when it is built."""
 
-    The state also holds the plan that was asked for. Where that is what this run asks for, the run goes on with what
-    the plan has become, so a second resume after a ``replan`` is as exact as any.
-
-    Attributes:
-        asked: The specification of the plan that was asked for, whatever became of it.
-    """
-
-    def __init__(self, optimizer: Optimizer, schedule: Any, *, replan: str | None, **options: Any) -> None:
-        super().__init__(optimizer, schedule, **options)
-        self._replan = replan
-        self.asked = self._spec()
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"asked": self.asked}
+    keep: str | None = None
 
     def load_state_dict(self, state_dict: dict[str, Any], *, replan: str | None = None) -> None:
-        if isinstance(state_dict, Mapping) and state_dict.get("asked") == self.asked:
-            for path, drives, key in self._places():
-                became = state_dict["spec"]["schedules"][path]
-                if became != self.asked["schedules"][path]:
-                    drives[key] = from_spec(became)
-        super().load_state_dict(state_dict, replan=replan or self._replan)
+        super().load_state_dict(state_dict, replan=replan or self.keep)
 
 
 def scheduled(
@@ -121,7 +103,8 @@ def scheduled(
     resolved = resolve(schedule, read)
     keys = resolved if isinstance(resolved, Mapping) else {"lr"}
     own = {name: resolve(value, read, keys) for name, value in groups.items()}
-    scheduler = RestoredLR(optimizer, resolved, replan=replan, **{**options, "groups": own})
+    scheduler = RestoredLR(optimizer, resolved, **{**options, "groups": own})
+    scheduler.keep = replan
     tell(scheduler, read.length)
     return scheduler
 

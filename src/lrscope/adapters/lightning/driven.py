@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers import ScheduledLR
-from lrscope.optimizers.lanes import place_of
+from lrscope.optimizers.lanes import name_of
 from lrscope.schedules import FeedbackSchedule
 
 
@@ -100,7 +100,7 @@ class Driven:
         if self.steps or self.scheduler.last_epoch == 0:  # else the trainer has restored it
             self.scheduler.load_state_dict(dict(saved["scheduler"]))
         step = self.scheduler.last_epoch
-        replanned = saved["scheduler"].get("asked") != getattr(self.scheduler, "asked", None)
+        replanned = saved["scheduler"]["spec"] != self.scheduler.state_dict()["spec"]  # so the rates may change
         groups, rates = self.optimizer.param_groups, self.scheduler.get_last_lr()
         for i, (group, now, was) in enumerate(zip(groups, rates, saved["lr"], strict=False)):
             if float(now) != was and not replanned:
@@ -118,25 +118,3 @@ class Driven:
                     "and change the plan on purpose by replan="
                 )
         self._first, self.attempted = self._updates(), saved["skipped"]
-
-    def values(self, infix: str) -> dict[str, float]:
-        """What the next update uses, by the names it is logged under: key, ``infix``, group."""
-        row: dict[str, float] = {}
-        keys = dict.fromkeys(["lr", *(key for drives in self._drives() for key in drives)])
-        for i, group in enumerate(self.optimizer.param_groups):
-            for key in keys:
-                try:
-                    real, entry = place_of(group, i, key)
-                except ScheduleError:  # a key that other groups have
-                    continue
-                value = group[real] if entry is None else group[real][entry]
-                name = f"{key}{infix}/{name_of(group, i)}"
-                if isinstance(value, tuple | list):
-                    row |= {f"{name}/{j}": float(v) for j, v in enumerate(value)}
-                else:
-                    row[name] = float(value)
-        return row
-
-
-def name_of(group: Mapping[str, Any], index: int) -> str:
-    return str(group.get("name", index))
