@@ -241,6 +241,10 @@ def test_what_cannot_be_read_is_refused_in_one_line():
             "unknown 'sqrt'; did you mean '1-sqrt'",
         ),
         (config | {"warmup_epochs": 1.5}, "warmup_t must be a whole number"),
+        (config | {"epochs": "300"}, "epochs must be a number greater than 0, got '300'"),
+        (config | {"epochs": 0}, "epochs must be greater than 0"),
+        (config | {"lr_cycle_limit": 1.5}, "cycle_limit must be a whole number"),
+        (config | {"sched": "multistep", "decay_milestones": 30}, "decay_milestones must be a list"),
         ({"lr": 0.1}, "expected a timm scheduler or a configuration with sched"),
     ]
     for given_config, match in cases:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,24 +9,11 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lrscope.adapters.imported import Drive, Imported, collected, share
+from lrscope.adapters.timm_formulas import after, curve, falls_to_zero, stairs
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
-from lrscope.schedules import (
-    After,
-    Constant,
-    Cosine,
-    Exponential,
-    Join,
-    Linear,
-    Piecewise,
-    Plateau,
-    Polynomial,
-    Schedule,
-    Sqrt,
-    StepDecay,
-    Table,
-)
-from lrscope.schedules.checks import did_you_mean, number, short, whole
+from lrscope.schedules import Constant, Linear, Plateau
+from lrscope.schedules.checks import did_you_mean, number, several, short, whole
 
 
 def from_timm(
@@ -157,6 +142,10 @@ def _from_config(config: Any, updates: int | None) -> tuple[str, SimpleNamespace
     def read(key: str, default: Any = None) -> Any:
         return config.get(key, default) if isinstance(config, Mapping) else getattr(config, key, default)
 
+    def amount(key: str, default: float, *, above: float | None = None) -> Any:
+        value = number("config", key, read(key, default), above=above)
+        return int(value) if value == int(value) else value
+
     name = read("sched")
     if name not in _NAMES:
         raise ScheduleError(
@@ -168,23 +157,22 @@ def _from_config(config: Any, updates: int | None) -> tuple[str, SimpleNamespace
     if updates is None:
         raise ScheduleError("updates_per_epoch: needed, since a configuration counts in epochs")
     unit = 1 if in_epochs else updates
-    prefix, warmup, length = read("warmup_prefix", False), read("warmup_epochs", 5) * unit, read("epochs", 100) * unit
-    decay = read("decay_epochs", 30)
+    decay = None if read("decay_epochs", 30) is None else amount("decay_epochs", 30, above=0)
     s = SimpleNamespace(
         lr=read("lr"),
         t_in_epochs=in_epochs,
         noise_range_t=read("lr_noise"),
-        t_initial=length,
-        lr_min=read("min_lr", 0.0),
-        warmup_t=warmup,
-        warmup_lr_init=read("warmup_lr", 1e-5),
-        warmup_prefix=prefix,
-        cycle_mul=read("lr_cycle_mul", 1.0),
-        cycle_decay=read("lr_cycle_decay", 0.1),
-        cycle_limit=read("lr_cycle_limit", 1),
-        k_decay=read("lr_k_decay", 1.0),
-        power=read("decay_rate", 0.1),
-        decay_rate=read("decay_rate", 0.1),
+        t_initial=amount("epochs", 100, above=0) * unit,
+        lr_min=amount("min_lr", 0.0),
+        warmup_t=amount("warmup_epochs", 5) * unit,
+        warmup_lr_init=amount("warmup_lr", 1e-5),
+        warmup_prefix=bool(read("warmup_prefix", False)),
+        cycle_mul=amount("lr_cycle_mul", 1.0, above=0),
+        cycle_decay=amount("lr_cycle_decay", 0.1),
+        cycle_limit=amount("lr_cycle_limit", 1),
+        k_decay=amount("lr_k_decay", 1.0, above=0),
+        power=amount("decay_rate", 0.1),
+        decay_rate=amount("decay_rate", 0.1),
         decay_t=(90 if decay is None else decay) * unit,
         lb=-7.0,
         ub=3.0,
@@ -192,12 +180,15 @@ def _from_config(config: Any, updates: int | None) -> tuple[str, SimpleNamespace
     if name == "constant":
         s.decay_rate, s.decay_t = 1.0, 1
     elif name == "multistep":
-        s.decay_t = [m * unit for m in read("decay_milestones", [30, 60])]
+        at = several("config", "decay_milestones", read("decay_milestones", [30, 60]))
+        s.decay_t = [number("config", "decay_milestones", m) * unit for m in at]
     elif name in ("wsd", "rsqrt"):
         _plan_wsd(s, name, 0.2 if decay is None else decay, read, unit)
     elif name == "plateau":
-        eval_metric = read("eval_metric", "top1")
-        s.patience, s.mode = read("patience_epochs", 10), "min" if "loss" in eval_metric else "max"
+        s.patience, s.mode = (
+            amount("patience_epochs", 10),
+            "min" if "loss" in str(read("eval_metric", "top1")) else "max",
+        )
     kind = {"constant": "step", "rsqrt": "wsd"}.get(name, name)
     return kind, s
 
@@ -214,7 +205,7 @@ def _plan_wsd(s: SimpleNamespace, name: str, decay: float, read: Callable[..., A
     s.stable_timescale = s.warmup_t if timescale is None else timescale * unit
     s.decay_fn = read("lr_decay_fn") or ("linear" if name == "rsqrt" else "1-sqrt")
     s.stable_power, s.decay_power, s.decay_ratio = 0.5, 0.5, 0.1
-    if s.decay_fn not in (falls := _falls_to_zero(s)):
+    if s.decay_fn not in (falls := falls_to_zero(s)):
         raise ScheduleError(f"lr_decay_fn: unknown {short(s.decay_fn)}; {did_you_mean(s.decay_fn, falls)}")
     if s.stable_fn == "rsqrt" and s.stable_timescale <= 0:
         raise ScheduleError("lr_stable_timescale: needed, since there is no warmup to take it from")
@@ -238,130 +229,16 @@ def _drive(kind: str, s: Any, base: float, scale: float, stair: int, steps: int 
     warmup = 0 if s.warmup_t == 0 else whole("timm", "warmup_t", s.warmup_t)
     low = share(s.lr_min, base, "min_lr") if hasattr(s, "lr_min") else 0.0
     count = None if steps is None else -(-whole("from_timm", "steps", steps, at_least=1) // stair)
-    body = _body(kind, s, low, count)
+    body = curve(kind, s, low, count)
     starts_over = kind == "wsd" or s.warmup_prefix
     if warmup:
         peak = body(warmup) if kind == "tanh" and not starts_over else 1.0
         rise = Linear(share(s.warmup_lr_init, base, "warmup_lr"), peak, warmup)
-        body = rise.then(body if starts_over else _after(body, warmup))
+        body = rise.then(body if starts_over else after(body, warmup))
     elif body(0) != 1.0:  # timm starts at the group's own rate, and asks its formula from the second time on
-        body = Constant(1.0, 1).then(_after(body, 1))
-    body = _stairs(body, stair) if stair > 1 else body
+        body = Constant(1.0, 1).then(after(body, 1))
+    body = stairs(body, stair) if stair > 1 else body
     return body if scale == 1 else scale * body
-
-
-def _after(body: Schedule, steps: int) -> Schedule:
-    """What remains of ``body``, also of a part of it, without what is over."""
-    if not isinstance(body, Join):
-        return body if isinstance(body, Constant) and body.steps is None else body.after(steps)
-    parts = list(body.parts)
-    while len(parts) > 1 and (length := parts[0].num_steps or 0) <= steps:
-        steps -= length
-        parts.pop(0)
-    first = _after(parts[0], steps) if steps else parts[0]
-    return first if len(parts) == 1 else Join((first, *parts[1:]))
-
-
-def _body(kind: str, s: Any, low: float, count: int | None) -> Schedule:
-    """The curve without its warmup, as factors; ``count`` is the length of the run, where it is given."""
-    if kind == "step":
-        return _steps(s, count)
-    if kind == "multistep":
-        return _multi_step(s)
-    return _wsd(s, low) if kind == "wsd" else _cycles(kind, s, low)
-
-
-def _cycles(kind: str, s: Any, low: float) -> Schedule:
-    """Cosine, tanh and polynomial: cycles from ever lower peaks, then the floor."""
-    limit = whole("timm", "cycle_limit", s.cycle_limit)
-    lengths = [s.t_initial * s.cycle_mul**i for i in range(limit)]
-    peaks = [s.cycle_decay**i for i in range(limit)]
-    if limit and kind != "tanh" and s.k_decay == 1 and all(n == int(n) for n in lengths):
-        ramps = [
-            Cosine(p, low, int(n)) if kind == "cosine" else Polynomial(p, low, int(n), s.power)
-            for p, n in zip(peaks, lengths, strict=True)
-        ]
-        return ramps[0] if limit == 1 else Join(tuple(ramps))
-    begins = list(itertools.accumulate(lengths, initial=0.0))
-    values = [
-        low + (peaks[i] - low) * _fall(kind, s, t - begin, lengths[i])
-        for i, (begin, end) in enumerate(itertools.pairwise(begins))
-        for t in range(math.ceil(begin), math.ceil(end))
-    ]
-    return Table((*values, low))
-
-
-def _fall(kind: str, s: Any, t: float, length: float) -> float:
-    """From 1 to 0 in ``length``."""
-    if kind == "tanh":
-        x = t / length
-        return 0.5 * (1 - math.tanh(s.lb * (1.0 - x) + s.ub * x))
-    x = t**s.k_decay / length**s.k_decay
-    return 0.5 * (1 + math.cos(math.pi * x)) if kind == "cosine" else (1 - x) ** s.power
-
-
-def _steps(s: Any, count: int | None) -> Schedule:
-    rate, every = number("timm", "decay_rate", s.decay_rate), s.decay_t
-    if rate == 1:
-        return Constant(1.0)
-    if every == int(every) and rate > 0:
-        return StepDecay(rate, int(every))
-    if count is None:
-        raise ScheduleError(
-            f"steps: needed to tabulate the values, since the rate falls every {every:g} epochs or updates, which is "
-            "not a whole number"
-        )
-    return Table(tuple(rate ** (t // every) for t in range(count + 1)))
-
-
-def _multi_step(s: Any) -> Schedule:
-    """A milestone applies one step before its number, as in timm."""
-    at = sorted(max(math.ceil(m) - 1, 0) for m in s.decay_t)
-    times = {m: len(list(same)) for m, same in itertools.groupby(at)}
-    drops = [m for m in times if m > 0]
-    counts = itertools.accumulate((times[m] for m in drops), initial=times.get(0, 0))
-    return Piecewise(tuple(float(s.decay_rate) ** n for n in counts), tuple(drops))
-
-
-def _wsd(s: Any, low: float) -> Schedule:
-    length, decay = whole("timm", "t_initial", s.t_initial), whole("timm", "decay_t", s.decay_t)
-    falls: dict[str, Callable[[], Schedule]] = {
-        "linear": lambda: Linear(1.0, low, decay),
-        "1-sqrt": lambda: Sqrt(1.0, low, decay),
-        "cosine": lambda: Cosine(1.0, low, decay),
-        "power": lambda: Polynomial(low, 1.0, decay, s.decay_power).reverse(),
-        "exp": lambda: _exponential_fall(s.decay_ratio, low, decay),
-    }
-    if s.stable_fn == "constant" and s.decay_fn in falls and low <= 1:
-        fall = falls[s.decay_fn]()
-        return Constant(1.0, length - decay).then(fall) if length > decay else fall
-    fall = s.decay_fn if callable(s.decay_fn) else _falls_to_zero(s)[s.decay_fn]
-    powers: dict[str, float] = {"constant": 0.0, "rsqrt": 0.5, "power": s.stable_power}
-    power = powers[s.stable_fn]
-    values = []
-    for t in range(length + 1):
-        stable = max((1 + t / (s.stable_timescale or 1)) ** -power, low)
-        done = (t - (length - decay)) / decay
-        values.append(stable if done <= 0 else low + (stable - low) * fall(min(done, 1.0)))
-    return Table(tuple(values))
-
-
-def _falls_to_zero(s: Any) -> dict[str, Callable[[float], float]]:
-    """The shapes of a decay from 1 to 0, of the share that is done."""
-    r = s.decay_ratio
-    return {
-        "linear": lambda x: 1 - x,
-        "1-sqrt": lambda x: 1 - math.sqrt(x),
-        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
-        "power": lambda x: 1 - x**s.decay_power,
-        "exp": lambda x: (r**x - r) / (1 - r),
-    }
-
-
-def _exponential_fall(ratio: float, low: float, steps: int) -> Schedule:
-    """An exponential from 1 to ``ratio``, stretched so that it reaches ``low``."""
-    slope = (1.0 - low) / (1.0 - ratio)
-    return (slope * Exponential(1.0, ratio, steps) + (low - slope * ratio)).first(steps).then(low)
 
 
 def _plateau(s: Any, base: float, scale: float) -> Plateau:
@@ -384,22 +261,3 @@ def _plateau(s: Any, base: float, scale: float) -> Plateau:
         low=share(inner.min_lrs[0], base, "min_lr"),
         eps=share(getattr(inner, "eps", 1e-8), base, "eps"),
     )
-
-
-def _stairs(s: Schedule, width: int) -> Schedule:
-    """``s`` with one stair of ``width`` updates for each of its steps."""
-    if isinstance(s, Join):
-        return Join(tuple(_stairs(part, width) for part in s.parts))
-    if isinstance(s, After):
-        return _stairs(s.schedule, width).after(s.steps * width)
-    if isinstance(s, Constant):
-        return Constant(s.value, None if s.steps is None else s.steps * width)
-    if isinstance(s, StepDecay):
-        return StepDecay(s.factor, s.every * width)
-    if isinstance(s, Piecewise):
-        return Piecewise(s.levels, tuple(b * width for b in s.boundaries))
-    count = s.num_steps
-    assert count is not None, "every other curve ends"
-    levels = s.values(count + 1).tolist()
-    changes = [t for t in range(1, count + 1) if levels[t] != levels[t - 1]]
-    return Piecewise((levels[0], *(levels[t] for t in changes)), tuple(t * width for t in changes), count * width)
