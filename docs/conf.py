@@ -3,7 +3,10 @@
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+import gallery
 
 from lrscope._version import __version__
 
@@ -26,4 +29,9 @@ autodoc_typehints = "none"
 napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "lrscope"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]  # what is generated is included by a page
+smartquotes_action = "qe"  # quotes and ellipses; TEXP-- and --json keep their hyphens
+
+
+def setup(app):
+    app.connect("builder-inited", lambda _: gallery.write())
