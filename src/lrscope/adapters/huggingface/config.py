@@ -131,9 +131,7 @@ def _cosine(c: _Config) -> Schedule:
 
 def _cosine_with_restarts(c: _Config) -> Schedule:
     length, cycles = c.after_warmup, c.get("num_cycles", 1, above=0)
-    # A period that is not whole is a hair too short, so that no restart at a whole step is missed by rounding.
-    period = length / cycles if length % cycles == 0 else length / cycles * (1 - 1e-15)
-    return c.rise(WarmRestarts(1.0, 0.0, period, steps=length).then(0.0))
+    return c.rise(WarmRestarts(1.0, 0.0, length / cycles, steps=length).then(0.0))
 
 
 def _polynomial(c: _Config) -> Schedule:
