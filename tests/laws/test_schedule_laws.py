@@ -58,7 +58,7 @@ def test_a_scalar_has_the_bits_of_the_table(s, at):
 
 
 @thorough
-@given(any_schedule, st.lists(st.integers(0, 4000), max_size=6), st.booleans())
+@given(any_schedule, st.lists(st.integers(0, 4000), max_size=3), st.booleans())
 def test_a_lookup_has_the_bits_of_the_schedule(s, jumps, back):
     read = lrs.Lookup(s)
     jumps = [*around_the_end(s), *jumps]
@@ -122,6 +122,51 @@ def test_sums_and_products_are_left_to_right(a, b, c, at):
     assert (a + b) + c == lrs.Sum((a, b, c))
     assert [(a * b * c)(t) for t in at] == [a(t) * b(t) * c(t) for t in at]
     assert [(a + b + c)(t) for t in at] == [a(t) + b(t) + c(t) for t in at]
+
+
+extreme = st.sampled_from([0.0, 1.0, -1.0, 1e30, -1e30, 1e-300, 5e-324, -5e-324, 0.3])
+above_0 = st.sampled_from([5e-324, 1e-300, 1e-30, 1 - 1e-16, 1.0, 1 + 3e-16, 1.5, 1e15, 1e30])
+long = st.sampled_from([0, 1, 2, 10**9 + 7, 2**52, 2**53 - 1, 2**53])
+periods = st.sampled_from([1.1e-9, 1e-3, 1 / 3, 1.0, 7.0, 66.7, 1e9, 2.0**53, 1e30])
+mults = st.sampled_from([1.0, 1 + 2.3e-16, 1 + 1e-7, 1.1, 1.5, 2.0, 1e15, 1e30])
+maybe_long = st.none() | long
+extremes = st.one_of(
+    st.builds(lrs.Linear, extreme, extreme, long),
+    st.builds(lrs.Cosine, extreme, extreme, long),
+    st.builds(lrs.Sqrt, extreme, extreme, long),
+    st.builds(lrs.Polynomial, extreme, extreme, long, above_0),
+    st.builds(lrs.Exponential, above_0, above_0, long),
+    st.builds(lrs.InverseSqrt, extreme, st.sampled_from([1, 2**53]), maybe_long),
+    st.builds(lambda a, b: lrs.Piecewise((a, b), (2**53,)), extreme, extreme),
+    st.builds(lambda a, b: lrs.Table((a, b)).stretch(2**53), extreme, extreme),
+    st.builds(lrs.ExponentialWarmup, st.sampled_from([1.1e-9, 1.0, 1e9, 2.3e14])),
+    st.builds(lrs.StepDecay, above_0, st.sampled_from([1, 7, 2**53]), maybe_long),
+    st.builds(lrs.CosineWave, extreme, extreme, periods, maybe_long),
+    st.builds(lrs.WarmRestarts, extreme, extreme, periods, mults, above_0, maybe_long),
+)
+
+
+def operated_on(inner):
+    ended = inner.map(lambda s: s if s.num_steps else s.first(2**53))
+    return st.one_of(
+        st.builds(lambda a, b: a * b, inner, inner),
+        st.builds(lambda a, b: a + b, inner, inner),
+        st.builds(lambda s, n: s.after(n), inner, long),
+        st.builds(lambda s, n: s.stretch(n), ended, long),
+        st.builds(lambda s: s.repeat(), ended),
+        st.builds(lambda s: s.reverse(), ended),
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@thorough
+@given(st.recursive(extremes, operated_on, max_leaves=3), st.lists(far, min_size=1, max_size=4))
+def test_the_value_is_finite_at_any_step_also_for_extreme_numbers(s, at):
+    values = [s(t) for t in at]
+    assert np.isfinite(values).all()
+    assert same_bits(values, s._at(np.array(at, np.float64)))
+    assert lrs.from_spec(json.loads(json.dumps(s.to_spec()))) == s == lrs.parse(s.to_text())
+    assert eval(repr(s), vars(lrs)) == s
 
 
 huge = st.sampled_from([1e30, -1e30, 1e-30, 0.0])

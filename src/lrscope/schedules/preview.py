@@ -50,7 +50,8 @@ def chart(values: ArrayLike, *, width: int = 72, height: int = 8) -> str:
     if width < 20 or height < 2:
         raise ScheduleError(f"chart: width must be 20 or more and height 2 or more, got {width} and {height}")
     count = np.size(values)
-    labels = 8
+    _, low, high = _columns(values, 1)
+    labels = max(8, *(len(f"{value:.3g}") + 2 for value in (low, high)))
     columns, low, high = _columns(values, width - labels)
     level = _levels(columns, low, high, 8 * height)
     lines = []

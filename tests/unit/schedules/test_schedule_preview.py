@@ -94,3 +94,11 @@ def test_a_figure_is_axes_in_axes_out():
     for bad in ({}, {"a": []}, {"a": [[1.0]]}):
         with pytest.raises(ValueError, match="schedules"):
             plot_schedule(bad)
+
+
+@pytest.mark.parametrize("peak", [1.0, 3.33e-5, -1.23e-5, 1e30])
+def test_the_axis_of_a_chart_is_straight_however_long_its_labels(peak):
+    *rows, axis = lrs.chart(peak * lrs.Linear(1.0, 0.0, 500).values(), width=40, height=4).splitlines()
+    assert len({row.index("┤") for row in rows} | {axis.index("└")}) == 1
+    assert max(map(len, [*rows, axis])) <= 40
+    assert f"{peak:.3g}" in "".join(rows)
