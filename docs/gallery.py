@@ -32,7 +32,7 @@ WIDTH = 460  # CSS pixels; few, so that the text can still be read on a phone
 ALONE, STACKED = 210, 150  # heights of a panel
 LINES = (("planned", "-"), ("default", (0, (5, 2))), ("cosine", (0, (1.2, 1.2))), ("other", (0, (6, 2, 1, 2))))
 USED = ("ink", "muted", "grid", "rule", *(name for name, _ in LINES))
-LONGEST = 120  # characters of a text that is shown
+LONGEST = 90  # characters of a text that is shown
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example|References):\n", re.MULTILINE)
 
 
@@ -185,7 +185,9 @@ def svg(entry: Entry) -> str:
 
 
 def command(text: str, schedule: lrs.Schedule, steps: int) -> str:
-    return f'$ lrscope show "{text}" --steps {max(steps, schedule.num_steps or 0)}'
+    """What shows the picture in a terminal; a horizon must not be shorter than the schedule."""
+    most = schedule.num_steps if isinstance(schedule, lrs.Bounded) else max(steps, schedule.num_steps or 0)
+    return f'$ lrscope show "{text}" --steps {most}'
 
 
 def page() -> str:

@@ -2,16 +2,18 @@
 
 import importlib.util
 import inspect
+import json
 import re
+import shlex
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import lrscope.schedules as lrs
-from lrscope.schedules import Horizon, parse
+from lrscope.cli.app import call
+from lrscope.schedules import parse
 
 DOCS = Path(__file__).parents[2] / "docs"
 spec = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
@@ -71,17 +73,16 @@ def test_the_text_of_an_entry_is_its_code(entry):
 
 
 @each
-def test_the_command_of_an_entry_shows_its_picture(entry):
-    """The page prints ``lrscope show TEXT --steps N``; with that horizon the values are those that were drawn."""
+def test_the_command_of_an_entry_shows_its_picture(entry, capsys):
     schedules = gallery.schedules(gallery.run(entry))
     for name, text in gallery.texts(entry).items():
         if text is None:
             continue
-        steps = int(gallery.command(text, schedules[name], entry.steps).split()[-1])
-        shown = parse(text, Horizon(steps))
-        np.testing.assert_array_equal(
-            gallery.sample(shown, entry.steps), gallery.sample(schedules[name], entry.steps)
-        )
+        prompt, *arguments = shlex.split(gallery.command(text, schedules[name], entry.steps))
+        assert prompt == "$"
+        assert call([*arguments[1:], "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert [schedules[name](t) for t in shown["steps"]] == shown["values"]
 
 
 @each
