@@ -745,6 +745,48 @@ def test_the_resolved_schedule_is_printed_once_on_stderr(way, tmp_path, capsys):
     assert "lrscope" not in out
 
 
+TWO_PROCESSES = """
+import sys, warnings
+warnings.filterwarnings("ignore")
+import torch, lightning.pytorch as pl
+from lrscope.adapters.lightning import ScheduleCallback, configure_optimizers
+
+class Net(pl.LightningModule):
+    def __init__(self, text=None):
+        super().__init__()
+        self.net, self.text, self.seen = torch.nn.Linear(4, 1), text, []
+    def training_step(self, batch, batch_idx):
+        return self.net(batch).square().mean()
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1.0)
+        return configure_optimizers(self, optimizer, self.text) if self.text else optimizer
+    def on_before_optimizer_step(self, optimizer):
+        self.seen.append(optimizer.param_groups[0]["lr"])
+    def on_train_end(self):
+        with open(f"{sys.argv[1]}/{self.trainer.global_rank}", "w") as file:
+            print(self.seen, file=file)
+
+if __name__ == "__main__":
+    text = "cosine(to=0)"
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    net, callbacks = (Net(text), []) if sys.argv[2] == "helper" else (Net(), [ScheduleCallback(text)])
+    pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", max_epochs=3, accumulate_grad_batches=2,
+               callbacks=callbacks, **quiet).fit(net, torch.utils.data.DataLoader(torch.ones(64, 4), 8))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["helper", "callback"])
+def test_two_processes_step_once_per_update_and_one_of_them_tells(way, tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    done = subprocess.run([sys.executable, script, tmp_path, way], capture_output=True, text=True, check=True)
+    # 64 examples, 2 processes, batches of 8, 2 of them an update: 2 updates an epoch.
+    for rank in "01":
+        assert (tmp_path / rank).read_text().strip() == str([Cosine(1.0, 0.0, 6)(t) for t in range(6)])
+    assert done.stderr.count("lrscope: lr of AdamW") == 1
+
+
 def test_without_lightning_the_callback_names_the_extra():
     code = (
         "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None\n"

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lrscope.adapters.lightning.as_task import task
-from lrscope.adapters.lightning.callback import Schedules
+from lrscope.adapters.lightning.callback import ScheduleCallback as Hooks
 from lrscope.adapters.lightning.configure import configure_optimizers
 from lrscope.adapters.lightning.length import horizon_of
 from lrscope.errors import MissingExtraError
@@ -19,21 +19,20 @@ __all__ = ["ScheduleCallback", "configure_optimizers", "horizon_of", "task"]
 
 if TYPE_CHECKING:
 
-    class ScheduleCallback(Schedules): ...
+    class ScheduleCallback(Hooks): ...
 
 
 def __getattr__(name: str) -> Any:
     if name != "ScheduleCallback":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # A Trainer accepts callbacks of its own tree only, and one of both trees serves whichever the user took.
-    bases = []
+    trees = []
     for tree in ("lightning.pytorch", "pytorch_lightning"):
         with contextlib.suppress(ImportError):
-            bases.append(importlib.import_module(tree).Callback)
-    if not bases:
+            trees.append(importlib.import_module(tree).Callback)
+    if not trees:
         raise MissingExtraError(
             'ScheduleCallback needs Lightning, which is not installed: pip install "lrscope[lightning]"'
         )
-    body = {"__doc__": Schedules.__doc__, "__module__": __name__}
-    globals()[name] = type(name, (Schedules, *bases), body)
+    globals()[name] = type(name, (Hooks, *trees), {"__doc__": Hooks.__doc__, "__module__": __name__})
     return globals()[name]

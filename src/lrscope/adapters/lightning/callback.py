@@ -14,7 +14,7 @@ from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import Horizon
 
 
-class Schedules:
+class ScheduleCallback:
     """A Lightning callback that drives the Trainer's optimizer by a schedule, whatever ``configure_optimizers`` says.
 
     - The schedule moves with every performed update, whoever calls ``optimizer.step()``: accumulation, manual
