@@ -137,6 +137,8 @@ class Builder:
             n = rest if n is None else n
             until = None if n is None else begin + n
             parts.append(self.build(part, begin, until, entry))
+            if parts[-1].num_steps is None and part is not node.parts[-1]:
+                self.fail(part, "never ends, so nothing can follow it; cut it with first(..., steps=...)")
             if until is not None and part is not node.parts[-1]:
                 begin, entry = until, parts[-1](nearest(until) - nearest(until - (n or 0)))
         return Join(tuple(parts))

@@ -36,6 +36,24 @@ RUN = lrs.Horizon(10_000, steps_per_epoch=500, tokens_per_step=1e6)
             lrs.Cosine(1, 0, 5000).then(lrs.warmup(1000)).then(lrs.Cosine(1, 0, 4000)),
         ),
         ("linear(50)", lrs.Linear(1, 0, 50)),
+        ("shift(constant, by=5%)", lrs.Constant(1.0).shift(500).first(10_000)),
+        (
+            "warmup(10) > after(step(factor=0.9), steps=5)",
+            lrs.warmup(10).then(lrs.StepDecay(0.9).after(5).first(9990)),
+        ),
+        ("repeat(linear(1 epoch))", lrs.Linear(1, 0, 500).repeat().first(10_000)),
+        ("clip(cosine, low=0.1)", lrs.Cosine(1, 0, 10_000).clip(low=0.1)),
+        (
+            "stretch(linear(50%) > constant(10), to=20%)",
+            lrs.Linear(1, 0, 5000).then(lrs.Constant(0, 10)).stretch(2000),
+        ),
+        ("linear(10) * (2 * 3)", lrs.Linear(1, 0, 10) * (lrs.Constant(2.0) * 3.0)),
+        (
+            "(linear(10) + (2 + 3)) > cosine",
+            (lrs.Linear(1, 0, 10) + (lrs.Constant(2.0) + 3.0)).then(lrs.Cosine(5, 0, 9990)),
+        ),
+        ("exp_warmup(timescale=2) * linear", lrs.ExponentialWarmup(2) * lrs.Linear(1, 0, 10_000)),
+        ("restarts(period=10%, mult=2)", lrs.WarmRestarts(1, 0, 1000, 2, steps=10_000)),
     ],
 )
 def test_text_means(text, expected):
@@ -85,6 +103,18 @@ def test_without_a_horizon_only_endless_shapes_go_without_length():
         ("", 1, "at the end: expected a segment"),
         ("3e-4", 1, "a number alone is a factor"),
         ("cosine; import os", 7, "no number, name or sign"),
+        ("cosine > clp(linear(5), low=1)", 10, "'clp' takes no schedule inside; did you mean 'clip'"),
+        ("table(9, values=[1])", 7, "table is as long as its values= says; cut it with first"),
+        ("exp_warmup(9, timescale=1)", 12, "exp_warmup is as long as its timescale= says"),
+        ("cosine(5) > exp_warmup(timescale=1e-300)", 13, "ExponentialWarmup: timescale must be"),
+        ("(2 * 3) > cosine(5)", 2, "never ends, so nothing can follow it; cut it with first"),
+        ("cosine(9007199254740992 epochs)", 8, "a length must be at most 2\\*\\*53 steps"),
+        ("repeat(linear(5), times=2.5)", 19, "times= must be a whole number, got 2.5"),
+        ("repeat(linear(5), times=-1)", 1, "Repeat: times must be a whole number"),
+        ("clip", 5, "expected '\\(' and the schedule that clip works on"),
+        ("clip(linear(5), 3, low=0)", 17, "the schedule comes first, once"),
+        ("shift(linear(5))", 1, "shift needs by=, a length"),
+        ("reverse(reverse(linear(5)) * 2", 31, "to close|expected"),
         ("(" * 60, 51, "more than 50 parentheses"),
     ],
 )
