@@ -224,8 +224,11 @@ class ScheduledLR(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data: version, step (updates performed), and the specification of everything that is driven."""
-        pending = 0 if self._clock is None else self._clock.pending
-        state = {"version": _VERSION, "step": self.last_epoch + pending, "spec": self._spec()}
+        step = self._performed()
+        state = {"version": _VERSION, "step": step, "spec": self._spec()}
+        if self.own_clock:  # groups that have not joined yet will, at this step
+            groups = self.optimizer.param_groups[len(self._starts) :]
+            state["starts"] = self._starts + [group.get("schedule_start", step) for group in groups]
         if self.drives.replanned:
             state["replanned"] = {path: list(specs) for path, specs in self.drives.replanned.items()}
         heard = {path: dict(r.state) for (path, _), r in self._readers.items() if isinstance(r, Listener)}
@@ -265,6 +268,9 @@ class ScheduledLR(LRScheduler):
         self.last_epoch, self._step_count = step, step + 1
         if self._clock is not None:
             self._clock.pending = 0
+        groups, starts = self.optimizer.param_groups, state_dict.get("starts", ())
+        for i, (group, start) in enumerate(zip(groups, starts, strict=False)):
+            self._starts[i] = group["schedule_start"] = start
         self._rebind()
         for (path, _), reader in self._readers.items():
             if isinstance(reader, Listener):
@@ -328,12 +334,14 @@ class ScheduledLR(LRScheduler):
             self._readers[path, start] = reads
         return self._readers[path, start]
 
+    def _performed(self) -> int:
+        """Updates performed, also those that no step has taken yet."""
+        return self.last_epoch + (0 if self._clock is None else self._clock.pending)
+
     def _start_of(self, group: Group, index: int) -> int:
         """The step at which the group's clock began; kept in the group, so it is stored with the optimizer."""
         if index >= len(self._starts):
-            pending = 0 if self._clock is None else self._clock.pending
-            start = self.last_epoch + pending if self.own_clock else 0
-            self._starts.append(group.get("schedule_start", start))
+            self._starts.append(group.get("schedule_start", self._performed() if self.own_clock else 0))
         if self.own_clock:
             self._starts[index] = group.setdefault("schedule_start", self._starts[index])
         return self._starts[index]
