@@ -1,11 +1,24 @@
-"""Largest eigenvalues of a symmetric matrix from products alone: Lanczos with full reorthogonalisation."""
+"""Extreme eigenvalues of a symmetric matrix from products alone: Lanczos with full reorthogonalisation."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise, working_dtype
+from lrscope.linalg.pairs import (
+    EigenPairs,
+    Inner,
+    Matvec,
+    Which,
+    bound,
+    dimension,
+    dot,
+    lengths,
+    orthonormalise,
+    rank_of,
+    small_eigh,
+    working_dtype,
+)
 
 
 def lanczos(
@@ -13,13 +26,16 @@ def lanczos(
     start: Tensor,
     *,
     count: int = 1,
+    which: Which = "largest",
     tol: float = 1e-2,
+    atol: float = 0.0,
     max_matvecs: int = 200,
     max_basis: int | None = None,
     guard: int = 0,
     generator: torch.Generator | None = None,
+    inner: Inner = dot,
 ) -> EigenPairs:
-    r"""The ``count`` algebraically largest eigenpairs of A.
+    r"""The ``count`` largest (smallest, largest in magnitude) eigenpairs of A.
 
     The space grows by the residual of the first unconverged Ritz pair. From one start vector that is exactly the
     Krylov space of Lanczos; written with residuals it may start from several vectors, be restarted (only the best
@@ -35,26 +51,36 @@ def lanczos(
         start: One start vector ``(P,)``, or M of them as columns ``(P, M)``; nearly dependent ones are dropped. All
             work is done in its dtype, in float32 where that is a half precision.
         count: Number of eigenpairs, 1 ... P.
+        which: The end of the spectrum: ``"largest"`` and ``"smallest"`` count signs, ``"magnitude"`` does not.
         tol: A pair has converged when ``||A v - value v|| <= tol * |value|``. The value's own error is then far
             smaller: about residual^2 / gap.
+        atol: A residual accepted whatever the value; give one where the wanted eigenvalues are near zero.
         max_matvecs: Products at most; when they are spent the best pairs so far are returned, unconverged.
         max_basis: Vectors kept at most (their images too); by default ``max(24, 3 * count)``.
         guard: If positive, a fresh random vector joins after convergence, and at least this many products are spent
             on its Krylov space: until the runner-up plus its residual lies below the last value, so that nothing
             larger is in sight.
         generator: Draws the vectors of the guard and of restarts from an exhausted space; seeded with 0 if absent.
+        inner: Inner products of rows, ``(M, P), (N, P) -> (M, N)``; for vectors cut into shards, the sum over the
+            processes.
 
     Returns:
-        Pairs, largest first. Cost: ``num_matvecs`` products and O(P * max_basis) other work per product.
+        Pairs, the wanted end first. Cost: ``num_matvecs`` products and O(P * max_basis) other work per product.
+
+    Example:
+        >>> A = torch.diag(torch.tensor([-5.0, 1.0, 3.0]))
+        >>> lanczos(lambda v: A @ v, torch.ones(3), which="smallest").values
+        tensor([-5.0000])
     """
     columns = start.reshape(start.shape[0], -1).to(working_dtype(start.dtype))
-    size = columns.shape[0]
+    size = dimension(columns[:, 0], inner)
     if generator is None:
         generator = torch.Generator(device=columns.device).manual_seed(0)
+    rank_of(columns[:0, 0], which)  # refuses an unknown end before any product
     limit = min(size, max_basis or max(24, 3 * count))
     if limit < min(size, count + 2):
         raise ValueError(f"max_basis: expected at least count + 2 = {count + 2}, got {max_basis}")
-    space = _Space(matvec, size, limit, columns)
+    space = _Space(matvec, columns, limit, which, inner)
     for column in columns.T:
         if space.num_matvecs < max_matvecs and len(space) < limit:
             space.add(column)
@@ -64,22 +90,21 @@ def lanczos(
     guards = 0  # products spent on the guard
     while True:
         # One pair more than asked for: the guard watches the runner-up.
-        values, vectors, images = space.ritz(count + 1)
+        values, vectors, images, scale = space.ritz(count + 1)
         errors = images - values[:, None] * vectors
-        residuals = errors.norm(dim=1)
+        residuals = lengths(errors, inner)
         if not torch.isfinite(residuals).all():
             done = False
             break
-        bad = (residuals > tol * values.abs())[:count]
+        enough = bound(values, tol, atol, scale)
+        bad = (residuals > enough)[:count]
         done = len(values) >= count and not bad.any()
         if done and (guard == 0 or len(space) == size):
             break
-        if (
-            done
-            and guards >= guard
-            and bool(values[count] + 4 * residuals[count] <= values[count - 1] + tol * values[count - 1].abs())
-        ):
-            break
+        if done and guards >= guard:
+            rank = rank_of(values, which)
+            if bool(rank[count] + 4 * residuals[count] <= rank[count - 1] + enough[count - 1]):
+                break
         if space.num_matvecs >= max_matvecs or len(space) == size:
             done = False
             break
@@ -92,7 +117,7 @@ def lanczos(
         else:
             grown = False
         if not grown:  # time for the guard, or the space is invariant: only a foreign vector can add to it
-            space.add(torch.randn(size, dtype=columns.dtype, device=columns.device, generator=generator))
+            space.add(torch.randn(len(columns), dtype=columns.dtype, device=columns.device, generator=generator))
         guards += done
     return EigenPairs(
         values[:count], vectors[:count].T.contiguous(), residuals[:count], space.num_matvecs, bool(done)
@@ -102,12 +127,14 @@ def lanczos(
 class _Space:
     """An orthonormal basis (rows), the images of its vectors, and the matrix projected on it."""
 
-    def __init__(self, matvec: Matvec, size: int, limit: int, like: Tensor) -> None:
+    def __init__(self, matvec: Matvec, columns: Tensor, limit: int, which: Which, inner: Inner) -> None:
         self.matvec = matvec
         # Rows grow on demand: a solve that needs six vectors shall not allocate twenty-four.
-        self.basis = like.new_empty(0, size)
-        self.images = like.new_empty(0, size)
+        self.basis = columns.new_empty(0, len(columns))
+        self.images = columns.new_empty(0, len(columns))
         self.limit = limit
+        self.which: Which = which
+        self.inner = inner
         self.num_matvecs = 0
 
     def __len__(self) -> int:
@@ -115,7 +142,7 @@ class _Space:
 
     def add(self, v: Tensor) -> bool:
         """Take in the new direction in ``v``; False, at no cost, if there is none."""
-        unit = orthonormalise(v, self.basis)
+        unit = orthonormalise(v, self.basis, self.inner)
         if unit is None:
             return False
         self.basis = torch.cat([self.basis, unit[None]])
@@ -123,11 +150,14 @@ class _Space:
         self.num_matvecs += 1
         return True
 
-    def ritz(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Largest Ritz values ``(K,)``, their vectors and images as rows ``(K, P)``; K = min(count, len)."""
+    def ritz(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Wanted Ritz values ``(K,)``, their vectors and images as rows ``(K, P)``; K = min(count, len).
+
+        Last comes the largest magnitude among all Ritz values: what is known of the norm of A.
+        """
         values, S = self._eigh()
         S = S[:, :count]
-        return values[:count], S.T @ self.basis, S.T @ self.images
+        return values[:count], S.T @ self.basis, S.T @ self.images, values.abs().amax()
 
     def shrink(self, keep: int) -> None:
         """Thick restart: only the ``keep`` best Ritz vectors stay."""
@@ -136,9 +166,5 @@ class _Space:
         self.basis, self.images = S.T @ self.basis, S.T @ self.images
 
     def _eigh(self) -> tuple[Tensor, Tensor]:
-        T = self.basis @ self.images.T
-        if not torch.isfinite(T).all():
-            return T.new_full((len(self),), torch.nan), torch.eye(len(self), dtype=T.dtype, device=T.device)
-        small = T.cpu().double()  # eigh knows no half precision
-        values, S = torch.linalg.eigh((small + small.T) / 2)
-        return values.flip(0).to(T), S.flip(1).to(T)
+        values, S = small_eigh(self.inner(self.basis, self.images), self.which)
+        return values.to(self.basis), S.to(self.basis)
