@@ -155,7 +155,7 @@ def test_the_text_is_resolved_against_the_real_number_of_updates_and_printed_onc
     assert rates(trainer) == [0.01 * expected(t) for t in range(10)]
     lines = [line for line in capsys.readouterr().err.splitlines() if "lrscope" in line]
     text = "(linear(5, from=0.0, to=1.0) > cosine(5, from=1.0, to=0.0))"
-    assert lines == [f"lrscope: lr = 0.01 × {text}; 10 updates, 5 an epoch"]
+    assert lines == [f"lrscope: lr of AdamW = 0.01 × {text}; 10 updates, 5 an epoch"]
 
 
 def test_every_group_and_key_is_logged_for_the_update_that_used_it(tmp_path):

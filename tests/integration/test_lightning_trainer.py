@@ -603,7 +603,7 @@ def test_fit_again_on_the_same_trainer_goes_on(tmp_path):
     schedule = Cosine(1.0, 0.0, 40)
     net, callback = Net(), ScheduleCallback(schedule)
     t = trainer(tmp_path, callback, max_epochs=2)
-    with pytest.warns(lrs.LrscopeWarning, match="it has 40 steps, the run only 20 updates"):
+    with pytest.warns(lrs.LrscopeWarning, match="has 40 steps, so this run of 20 updates"):
         t.fit(net, Rows())
     t.fit_loop.max_epochs = 4
     t.fit(net, Rows())
@@ -613,8 +613,8 @@ def test_fit_again_on_the_same_trainer_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("schedule", "told"),
     [
-        (Cosine(1.0, 0.0, 100), "it has 100 steps, the run only 40 updates"),
-        (Cosine(1.0, 0.0, 10), "it is 0 from step 10 on, so 30 updates will do nothing"),
+        (Cosine(1.0, 0.0, 100), "has 100 steps, so this run of 40 updates does not come to its end"),
+        (Cosine(1.0, 0.0, 10), "is 0 from step 10 on, so the last 30 updates use 0"),
         (Cosine(1.0, 0.1, 10), None),
         (warmup(10), None),
         (Constant(1.0), None),

@@ -24,6 +24,7 @@ from lrscope.optimizers.lanes import (
 )
 from lrscope.schedules import FeedbackSchedule, Lookup, Replanned, Schedule
 from lrscope.schedules.checks import did_you_mean, short, whole
+from lrscope.schedules.replan import KEEPS
 
 _VERSION = 2
 
@@ -63,6 +64,8 @@ class ScheduledLR(LRScheduler):
         late: Names of groups in ``groups`` or ``floor`` that will be added later.
         own_clock: Whether a group added later starts at step 0 of its schedule, instead of joining at t.
         count: ``"updates"`` performed by the optimizer, or ``"calls"`` of :meth:`step`, as in torch.
+        replan: What to keep if a state of another schedule is loaded, for trainers that restore by themselves; see
+            :meth:`load_state_dict`.
 
     Raises:
         ScheduleError: A schedule, key, name or floor cannot mean anything.
@@ -93,13 +96,17 @@ class ScheduledLR(LRScheduler):
         late: Collection[str] = (),
         own_clock: bool = False,
         count: str = "updates",
+        replan: str | None = None,
     ) -> None:
         # The base class's own start is left out: it would take the values of the moment for the bases.
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: must be a torch Optimizer, got {type(optimizer).__name__}")
         if count not in ("updates", "calls"):
             raise ScheduleError(f"count: unknown {short(count)}; {did_you_mean(count, ('updates', 'calls'))}")
+        if replan is not None and replan not in KEEPS:
+            raise ScheduleError(f"replan: unknown {short(replan)}; {did_you_mean(replan, KEEPS)}")
         self.optimizer = optimizer
+        self.keep = replan
         self.drives = Drives(schedule, groups)
         self.floor = floor
         self.absolute = frozenset(absolute)
@@ -240,7 +247,8 @@ class ScheduledLR(LRScheduler):
         Args:
             state_dict: From :meth:`state_dict`.
             replan: What to keep if the state was saved with another schedule or length: ``"lr"``, ``"fraction"`` or
-                ``"shape"``, as in :func:`lrscope.schedules.replan`. The jump is printed. ``None``: that is an error.
+                ``"shape"``, as in :func:`lrscope.schedules.replan`. The jump is printed. ``None``: what the
+                constructor was told; if nothing, that is an error.
 
         Raises:
             ScheduleError: The state is not one of ScheduledLR, or of another schedule than this one; the message
@@ -264,7 +272,7 @@ class ScheduledLR(LRScheduler):
                     f"state_dict: was saved with {part}={short(saved.get(part))}, this scheduler has "
                     f"{short(ours[part])}; {AS_SAVED}"
                 )
-        self.drives.load(saved["schedules"], state_dict.get("replanned", {}), step, replan)
+        self.drives.load(saved["schedules"], state_dict.get("replanned", {}), step, replan or self.keep)
         self.last_epoch, self._step_count = step, step + 1
         if self._clock is not None:
             self._clock.pending = 0

@@ -31,7 +31,7 @@ def _parts(owner: str, name: str, value: object) -> tuple[Schedule, ...]:
 class Join(Schedule, kind="join"):
     r"""One schedule after another; each sees its own step 0. Written ``a.then(b)``.
 
-    .. math:: s(t) = s_i(t - T_i), \quad T_i = \sum_{j<i} \text{num\_steps}_j,
+    .. math:: s(t) = s_i(t - T_i), \quad T_i = \sum_{j<i} \mathrm{num\_steps}_j,
         \quad i = \max\{\, j : T_j \le t \,\}
 
     A Join among the parts is replaced by its own parts, so ``then`` is associative and nesting changes nothing.

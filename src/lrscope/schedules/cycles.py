@@ -103,7 +103,7 @@ class WarmRestarts(_Endless, kind="warm_restarts"):
     r"""Cosine annealing with warm restarts (SGDR).
 
     .. math:: s(t) = \text{low} + (p_i - \text{low})\, (1 + \cos(\pi (t - S_i) / P_i)) / 2, \quad
-        P_i = \text{period} \cdot \text{mult}^i, \quad p_i = \text{high} \cdot \text{peak\_decay}^i
+        P_i = \text{period} \cdot \text{mult}^i, \quad p_i = \text{high} \cdot \mathrm{peak\_decay}^i
 
     where cycle i has the steps from :math:`S_i = P_0 + \dots + P_{i-1}` to :math:`S_{i+1}`. At whole steps the value
     comes close to ``low`` at the end of a cycle without reaching it; the step after is the restart.

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import FloatArray, Schedule
+from lrscope.schedules.checks import short
 from lrscope.schedules.combine import Join, Product
 from lrscope.schedules.shapes import Constant
 from lrscope.schedules.write import to_text
@@ -118,8 +119,8 @@ def segments(schedule: Schedule) -> list[SegmentRow]:
 def _text(schedule: Schedule) -> str:
     try:
         return to_text(schedule)
-    except ScheduleError:  # a shape of the user's own
-        return repr(schedule)
+    except ScheduleError:  # a shape of the user's own, or a long table
+        return short(schedule, 200)
 
 
 def _columns(values: ArrayLike, width: int) -> tuple[FloatArray, float, float]:

@@ -6,6 +6,7 @@ from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule
 from lrscope.schedules.combine import Join, Product, Sum
 from lrscope.schedules.cycles import CosineWave, StepDecay, WarmRestarts
+from lrscope.schedules.grammar import MAX_LENGTH
 from lrscope.schedules.operations import After, Bounded, Clip, First, Operation, Repeat, Reverse, Stretch
 from lrscope.schedules.ramps import Cosine, Exponential, Linear, Polynomial, Ramp, Sqrt
 from lrscope.schedules.shapes import Constant, InverseSqrt, Piecewise
@@ -19,10 +20,20 @@ def to_text(schedule: Schedule) -> str:
 
     Without a horizon ``parse`` gives an equal schedule back.
 
+    Raises:
+        ScheduleError: A shape that has no text, or more than ``parse`` reads (a long Table): ``to_spec`` stores both.
+
     Example:
         >>> to_text(3e-4 * Linear(0.0, 1.0, 500).then(Cosine(1.0, 0.0, 9_500)))
         '0.0003 * (linear(500, from=0.0, to=1.0) > cosine(9500, from=1.0, to=0.0))'
     """
+    text = _written(schedule)
+    if len(text) > MAX_LENGTH:
+        raise ScheduleError(f"to_text: {len(text)} characters, parse reads {MAX_LENGTH}; store it with to_spec()")
+    return text
+
+
+def _written(schedule: Schedule) -> str:
     match schedule:
         case Join(parts=parts):
             return " > ".join(_part(p, Product, Sum) for p in parts)
@@ -55,7 +66,7 @@ def to_text(schedule: Schedule) -> str:
 
 
 def _operation(schedule: Operation) -> str:
-    inner = to_text(schedule.schedule)
+    inner = _written(schedule.schedule)
     match schedule:
         case Clip(low=low, high=high):
             return _segment("clip", inner, low=low, high=high)
@@ -77,7 +88,7 @@ def _segment(name: str, length: object, **options: object) -> str:
 
 
 def _part(schedule: Schedule, *bracketed: type[Schedule]) -> str:
-    return f"({to_text(schedule)})" if isinstance(schedule, bracketed) else to_text(schedule)
+    return f"({_written(schedule)})" if isinstance(schedule, bracketed) else _written(schedule)
 
 
 def _operand(schedule: Schedule, *bracketed: type[Schedule]) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
 from transformers import TrainerCallback
 
-from lrscope.errors import LrscopeWarning, ScheduleError
-from lrscope.optimizers.announce import announce
-from lrscope.schedules import Schedule
+from lrscope.adapters.telling import tell, warn_of_length
+from lrscope.errors import ScheduleError
+from lrscope.optimizers.lanes import name_of
 
 if TYPE_CHECKING:
     from lrscope.adapters.huggingface.schedule import Setup
@@ -27,12 +24,17 @@ class ScheduleCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         skipped = check_resumed(self.setup, state.global_step) if state.global_step else 0
-        if state.is_world_process_zero:
-            tell(self.setup, state.global_step, skipped)
-            warn_of_length(self.setup)
+        scheduler, length = self.setup.scheduler, self.setup.length
+        if state.is_world_process_zero and scheduler is not None:
+            note = f"; resumed at update {state.global_step:,}" if state.global_step else ""
+            note += f", of which {skipped:,} were skipped" if skipped else ""
+            tell(scheduler, length, note)
+            if length is not None:
+                warn_of_length(scheduler, length.steps)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self.used = driven_values(self.setup.scheduler)  # the scheduler moves on before the Trainer logs
+        assert self.setup.scheduler is not None
+        self.used = self.setup.scheduler.driven_values()  # the scheduler moves on before the Trainer logs
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         if metrics and self.setup.scheduler is not None and self.setup.trainer.is_in_train:
@@ -73,61 +75,3 @@ def check_resumed(setup: Setup, global_step: int) -> int:
                 "put back what changed, or change the plan on purpose by set_schedule(..., replan=)"
             )
     return global_step - step
-
-
-def driven_values(scheduler: Any) -> dict[str, float]:
-    """What the update just made has used, by the names it is logged under; nothing is read from a device."""
-    row = {}
-    for i, (group, lr) in enumerate(zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=False)):
-        for key, value in {"lr": lr, **{key: group.get(key) for key in scheduler.schedules if key != "lr"}}.items():
-            for j, number in enumerate(several := value if isinstance(value, tuple | list) else (value,)):
-                if not isinstance(number, Tensor | None):
-                    suffix = f"/{j}" if len(several) > 1 else ""
-                    row[f"{key}/{name_of(group, i)}{suffix}"] = float(number)
-    return row
-
-
-def tell(setup: Setup, global_step: int, skipped: int) -> None:
-    """Say what will run, and where it goes on."""
-    scheduler, length = setup.scheduler, setup.length
-    assert scheduler is not None
-    run = f"; {length.steps:,} updates" if length else ""
-    run += f", {length.steps_per_epoch:,} an epoch" if length and length.steps_per_epoch else ""
-    run += f"; resumed at update {global_step:,}" if global_step else ""
-    run += f", of which {skipped:,} were skipped" if skipped else ""
-    for place, drives in {None: scheduler.schedules, **scheduler.groups}.items():
-        of = "" if place is None else f" of group {place}"
-        for key, drive in drives.items():
-            bases = dict.fromkeys(g.get(f"initial_{key}") for g in scheduler.optimizer.param_groups)
-            by = " and ".join(f"{base:g}" for base in bases if isinstance(base, float)) or "its base"
-            announce(f"lrscope: {key}{of} = {by if not of else 'its base'} × {text_of(drive)}{run}")
-
-
-def warn_of_length(setup: Setup) -> None:
-    """Say where a schedule with a length of its own does not fit the run."""
-    assert setup.scheduler is not None
-    assert setup.length is not None
-    updates = setup.length.steps
-    for key, drive in setup.scheduler.schedules.items():
-        if not isinstance(drive, Schedule) or drive.num_steps in (None, updates):
-            continue
-        if drive.num_steps > updates:
-            what = f"has {drive.num_steps} steps, so this run of {updates} updates does not come to its end"
-        elif drive(drive.num_steps) == 0:
-            what = f"is 0 from step {drive.num_steps} on, so the last {updates - drive.num_steps} updates use 0"
-        else:
-            continue
-        warnings.warn(f"the schedule of {key} {what}; .stretch({updates}) fits it to the run", LrscopeWarning, 2)
-
-
-def text_of(drive: Any) -> str:
-    if isinstance(drive, str):
-        return f"that of {drive}"
-    try:
-        return f"({drive.to_text()})"
-    except (AttributeError, ScheduleError):  # it listens, or is a shape of the user's own
-        return repr(drive)
-
-
-def name_of(group: Mapping[str, Any], index: int) -> str:
-    return str(group.get("name", index))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
 from lrscope.adapters.huggingface.extra import require_trainer
 from lrscope.adapters.huggingface.loaders import num_updates, updates_per_epoch
+from lrscope.adapters.telling import resolve
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
-from lrscope.schedules import Horizon, Schedule, from_spec, parse
+from lrscope.schedules import Horizon, Schedule, parse
 from lrscope.schedules.checks import short
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def set_schedule(
     Example:
         >>> set_schedule(trainer, "warmup(6%) > cosine(to=0)")  # doctest: +SKIP
         >>> trainer.train()  # doctest: +SKIP
-        lrscope: lr = 5e-05 × (linear(1, from=0.0, to=1.0) > cosine(9, from=1.0, to=0.0)); 10 updates, 5 an epoch
+        lrscope: lr of AdamW = 5e-05 × (linear(1, from=0.0, to=1.0) > cosine(9, from=1.0, to=0.0)); 10 updates, 5 an epoch
     """
     require_trainer(trainer)
     _check(trainer)
@@ -114,7 +116,7 @@ class Setup:
         if steps is not None:
             self.length = Horizon(steps, updates_per_epoch(self.trainer), self.tokens_per_step)
             for name in {"schedule", "groups"} & set(arguments):
-                arguments[name] = _resolved(arguments[name], self.length)
+                arguments[name] = resolve(arguments[name], partial(parse, horizon=self.length))
         return arguments
 
     def _note_stored(self, optimizer: Optimizer) -> None:
@@ -137,15 +139,6 @@ def unwrapped(optimizer: Any) -> Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     return optimizer
-
-
-def _resolved(schedule: Any, length: Horizon, keys: Iterable[str] = ()) -> Any:
-    """``schedule`` with every text and spec in it read; the name of a key means that it is followed."""
-    if isinstance(schedule, Mapping) and "kind" in schedule:
-        return from_spec(schedule)
-    if isinstance(schedule, Mapping):
-        return {key: _resolved(value, length, {*keys, *schedule}) for key, value in schedule.items()}
-    return parse(schedule, length) if isinstance(schedule, str) and schedule not in keys else schedule
 
 
 def _check(trainer: Any) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lrscope.adapters.lightning.configure import scheduled, tell
+from lrscope.adapters.lightning.configure import scheduled, tell_once
 from lrscope.adapters.lightning.driven import Driven
-from lrscope.adapters.lightning.length import horizon_of, unfitting
-from lrscope.errors import LrscopeWarning, ScheduleError
+from lrscope.adapters.lightning.length import horizon_of
+from lrscope.adapters.telling import warn_of_length
+from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import Horizon
 
@@ -172,7 +172,7 @@ class ScheduleCallback:
                 "ScheduleCallback a schedule, or return lrscope.adapters.lightning.configure_optimizers(...)"
             )
         for scheduler in schedulers:
-            tell(scheduler, None)
+            tell_once(scheduler, None)
         return [Driven(scheduler, steps=False) for scheduler in schedulers]
 
     def _tell_length(self, trainer: Any) -> None:
@@ -184,8 +184,4 @@ class ScheduleCallback:
         except ScheduleError:
             return
         for driven in self._driven:
-            for drives in (driven.scheduler.schedules, *driven.scheduler.groups.values()):
-                for key, schedule in drives.items():
-                    text = unfitting(schedule, steps)
-                    if text:
-                        warnings.warn(f"schedule of {key}: {text}", LrscopeWarning, stacklevel=2)
+            warn_of_length(driven.scheduler, steps)

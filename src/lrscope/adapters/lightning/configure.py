@@ -8,13 +8,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lrscope.adapters.lightning.length import Reader, resolve
+from lrscope.adapters.lightning.length import Reader
+from lrscope.adapters.telling import resolve, tell
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
-from lrscope.optimizers.announce import announce
 from lrscope.schedules import Horizon
-from lrscope.schedules.checks import did_you_mean, short
-from lrscope.schedules.replan import KEEPS
 
 
 def configure_optimizers(
@@ -77,15 +75,6 @@ def trainer_of(module: Any) -> Any:
         ) from error
 
 
-class RestoredLR(ScheduledLR):
-    """A ScheduledLR that a trainer restores, so what to do about a change of plan is said when it is built."""
-
-    keep: str | None = None
-
-    def load_state_dict(self, state_dict: dict[str, Any], *, replan: str | None = None) -> None:
-        super().load_state_dict(state_dict, replan=replan or self.keep)
-
-
 def scheduled(
     trainer: Any,
     optimizer: Optimizer,
@@ -94,45 +83,23 @@ def scheduled(
     tokens_per_step: float | None,
     replan: str | None,
     options: Mapping[str, Any],
-) -> RestoredLR:
+) -> ScheduledLR:
     """The scheduler for ``schedule``, with every text in it resolved; what came out is printed."""
-    if replan is not None and replan not in KEEPS:
-        raise ScheduleError(f"replan: unknown {short(replan)}; {did_you_mean(replan, KEEPS)}")
     groups = options.get("groups") or {}
     read = Reader(trainer, horizon, tokens_per_step)
     resolved = resolve(schedule, read)
     keys = resolved if isinstance(resolved, Mapping) else {"lr"}
     own = {name: resolve(value, read, keys) for name, value in groups.items()}
-    scheduler = RestoredLR(optimizer, resolved, **{**options, "groups": own})
-    scheduler.keep = replan
-    tell(scheduler, read.length)
+    scheduler = ScheduledLR(optimizer, resolved, replan=replan, **{**options, "groups": own})
+    tell_once(scheduler, read.length)
     return scheduler
 
 
 _told: weakref.WeakSet[ScheduledLR] = weakref.WeakSet()
 
 
-def tell(scheduler: ScheduledLR, length: Horizon | None) -> None:
-    """Say what will run, once and on the main process."""
-    if scheduler in _told:
-        return
-    _told.add(scheduler)
-    run = f"; {length.steps:,} updates" if length else ""
-    run += f", {length.steps_per_epoch:,} an epoch" if length and length.steps_per_epoch else ""
-    optimizer = scheduler.optimizer
-    for place, drives in {None: scheduler.schedules, **scheduler.groups}.items():
-        of = f"of {type(optimizer).__name__}" if place is None else f"of group {place}"
-        for key, drive in drives.items():
-            bases = dict.fromkeys(group.get(f"initial_{key}") for group in optimizer.param_groups)
-            by = " and ".join(f"{base:g}" for base in bases if isinstance(base, float)) or "its base"
-            by = "" if key in scheduler.absolute else f"{'its base' if place is not None else by} × "
-            announce(f"lrscope: {key} {of} = {by}{_text(drive)}{run}")
-
-
-def _text(drive: Any) -> str:
-    if isinstance(drive, str):
-        return f"that of {drive}"
-    try:
-        return f"({drive.to_text()})"
-    except (AttributeError, ScheduleError):  # it listens, or is a shape of the user's own
-        return repr(drive)
+def tell_once(scheduler: ScheduledLR, length: Horizon | None) -> None:
+    """Say what will run; a callback meets schedulers that were told of when they were built."""
+    if scheduler not in _told:
+        _told.add(scheduler)
+        tell(scheduler, length)

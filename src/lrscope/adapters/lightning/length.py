@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lrscope.errors import ScheduleError
-from lrscope.schedules import Horizon, Schedule, from_spec, parse
+from lrscope.schedules import Horizon, Schedule, parse
 
 _WITHOUT_HORIZON = "constant, inverse_sqrt, piecewise, or a warmup in steps before one of them"
 
@@ -69,26 +68,6 @@ class Reader:
             except ScheduleError as error:
                 raise ScheduleError(f"{unknown}; {error}") from error
         return parse(text, self.length)
-
-
-def resolve(schedule: Any, read: Callable[[str], Schedule], keys: Iterable[str] = ()) -> Any:
-    """``schedule`` with every text and spec in it read; the name of a key means that this key is followed."""
-    if isinstance(schedule, Mapping) and "kind" in schedule:
-        return from_spec(schedule)
-    if isinstance(schedule, Mapping):
-        return {key: resolve(value, read, {*keys, *schedule}) for key, value in schedule.items()}
-    return read(schedule) if isinstance(schedule, str) and schedule not in keys else schedule
-
-
-def unfitting(schedule: Any, steps: int) -> str | None:
-    """What is wrong with a schedule in a run of ``steps`` updates, if anything is."""
-    if not isinstance(schedule, Schedule) or schedule.num_steps in (None, steps):
-        return None
-    if schedule.num_steps > steps:
-        return f"it has {schedule.num_steps} steps, the run only {steps} updates, so it will not come to its end"
-    if schedule(schedule.num_steps) == 0:
-        return f"it is 0 from step {schedule.num_steps} on, so {steps - schedule.num_steps} updates will do nothing"
-    return None
 
 
 def _asked(trainer: Any) -> tuple[float, float]:

@@ -1,0 +1,62 @@
+"""What every trainer's adapter does with schedules: read their text, say what will run, and where it does not fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lrscope.errors import LrscopeWarning, ScheduleError
+from lrscope.optimizers import ScheduledLR
+from lrscope.optimizers.announce import announce
+from lrscope.schedules import Horizon, Schedule, from_spec
+from lrscope.schedules.checks import short
+
+
+def resolve(schedule: Any, read: Callable[[str], Schedule], keys: Iterable[str] = ()) -> Any:
+    """``schedule`` with every text and spec in it read; the name of a key means that this key is followed."""
+    if isinstance(schedule, Mapping) and "kind" in schedule:
+        return from_spec(schedule)
+    if isinstance(schedule, Mapping):
+        return {key: resolve(value, read, {*keys, *schedule}) for key, value in schedule.items()}
+    return read(schedule) if isinstance(schedule, str) and schedule not in keys else schedule
+
+
+def tell(scheduler: ScheduledLR, length: Horizon | None, note: str = "") -> None:
+    """Say what will run, on the main process: one line for each schedule, ``note`` at its end."""
+    run = f"; {length.steps:,} updates" if length else ""
+    run += f", {length.steps_per_epoch:,} an epoch" if length and length.steps_per_epoch else ""
+    optimizer = scheduler.optimizer
+    for place, drives in {None: scheduler.schedules, **scheduler.groups}.items():
+        of = type(optimizer).__name__ if place is None else f"group {place}"
+        for key, drive in drives.items():
+            bases = dict.fromkeys(group.get(f"initial_{key}") for group in optimizer.param_groups)
+            by = " and ".join(f"{base:g}" for base in bases if isinstance(base, float)) if place is None else ""
+            by = "" if key in scheduler.absolute else f"{by or 'its base'} × "
+            announce(f"lrscope: {key} of {of} = {by}{_text(drive)}{run}{note}")
+
+
+def warn_of_length(scheduler: ScheduledLR, updates: int) -> None:
+    """Warn of schedules whose length does not fit a run of ``updates``."""
+    for drives in (scheduler.schedules, *scheduler.groups.values()):
+        for key, drive in drives.items():
+            if not isinstance(drive, Schedule) or drive.num_steps in (None, updates):
+                continue
+            if drive.num_steps > updates:
+                what = f"has {drive.num_steps} steps, so this run of {updates} updates does not come to its end"
+            elif drive(drive.num_steps) == 0:
+                what = f"is 0 from step {drive.num_steps} on, so the last {updates - drive.num_steps} updates use 0"
+            else:
+                continue
+            warnings.warn(
+                f"the schedule of {key} {what}; .stretch({updates}) fits it to the run", LrscopeWarning, stacklevel=3
+            )
+
+
+def _text(drive: Any) -> str:
+    if isinstance(drive, str):
+        return f"that of {drive}"
+    try:
+        return f"({drive.to_text()})"
+    except (AttributeError, ScheduleError):  # it listens, or is a shape of the user's own
+        return short(drive, 200)
