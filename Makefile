@@ -4,13 +4,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow lint types docs wheel clean
+.PHONY: demo test integrations slow lint types docs wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lrscope run digits --out lrscope-runs/demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -q
+
+# Against packages that are large, or that pull in what the tests do not need: timm without torchvision.
+integrations: $(VENV)/.installed-dev
+	$(PIP) --no-deps timm==1.0.31
+	$(PIP) -c constraints.txt jax optax wandb mlflow-skinny trackio
+	$(BIN)/python -m pytest -q tests/reference/test_import_timm.py tests/reference/test_optax.py tests/unit/adapters/test_loggers.py
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow

@@ -20,6 +20,7 @@ from lrscope.errors import (
 
 if TYPE_CHECKING:
     from lrscope import (
+        adapters,
         curvature,
         optimizers,
         planning,
@@ -52,17 +53,6 @@ _HOME = {
     "sharpness": "lrscope.curvature",
     "train": "lrscope.training",
 }
-_ROOMS = {
-    "curvature",
-    "optimizers",
-    "planning",
-    "records",
-    "reports",
-    "schedules",
-    "stability",
-    "tasks",
-    "training",
-}
 
 __all__ = [
     "Horizon",
@@ -78,6 +68,7 @@ __all__ = [
     "TaskError",
     "Watch",
     "__version__",
+    "adapters",
     "critical_lr",
     "curvature",
     "optimizers",
