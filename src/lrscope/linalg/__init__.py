@@ -5,19 +5,27 @@ from lrscope.linalg.lobpcg import lobpcg
 from lrscope.linalg.memory import ProductMemory
 from lrscope.linalg.pairs import EigenPairs, Inner, Matvec, Which, dot, orthonormalise, working_dtype
 from lrscope.linalg.power import power_iteration
+from lrscope.linalg.slq import Spectrum, slq
+from lrscope.linalg.trace import Estimate, hutch_pp, hutchinson, xtrace
 from lrscope.linalg.track import EigenTracker
 
 __all__ = [
     "EigenPairs",
     "EigenTracker",
+    "Estimate",
     "Inner",
     "Matvec",
     "ProductMemory",
+    "Spectrum",
     "Which",
     "dot",
+    "hutch_pp",
+    "hutchinson",
     "lanczos",
     "lobpcg",
     "orthonormalise",
     "power_iteration",
+    "slq",
     "working_dtype",
+    "xtrace",
 ]

@@ -70,7 +70,7 @@ def lanczos(
     Example:
         >>> A = torch.diag(torch.tensor([-5.0, 1.0, 3.0]))
         >>> lanczos(lambda v: A @ v, torch.ones(3), which="smallest").values
-        tensor([-5.0000])
+        tensor([-5.])
     """
     columns = start.reshape(start.shape[0], -1).to(working_dtype(start.dtype))
     size = dimension(columns[:, 0], inner)
