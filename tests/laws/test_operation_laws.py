@@ -123,6 +123,9 @@ def test_whole_steps_stay_whole_however_long_the_run():
         slow = edges.stretch(k * edges.num_steps)
         assert [slow(k * b) for b in edges.boundaries] == [2.0, 3.0]
         assert [slow(k * b - 1) for b in edges.boundaries] == [1.0, 2.0]
+    n, edge = 6_727_091_393, 3_755_315_235  # here edge * n / n is less than edge in float64
+    assert float(edge) * n / n < edge
+    assert lrs.Piecewise((1.0, 2.0), (edge,), n).stretch(n)(edge) == 2.0
     assert edges.stretch(5).stretch(edges.num_steps)(333_333_333) == 2.0
 
 

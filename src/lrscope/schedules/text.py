@@ -152,9 +152,6 @@ class Builder:
             if isinstance(part, Quantity):
                 built.append(Constant(part.number))
                 continue
-            if _is_number(part):
-                built.append(self.build(part, begin, None, None))
-                continue
             own = self.length(part)
             until = end if own is None else begin + own
             if until is not None and end is not None and until > end:

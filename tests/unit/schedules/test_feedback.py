@@ -23,7 +23,7 @@ from lrscope.errors import ScheduleError
     st.integers(0, 3),
     st.sampled_from([0.0, 0.01, 0.2]),
     st.sampled_from([0.0, 0.05]),
-    st.sampled_from([0.0, 0.1]),
+    st.sampled_from([0.0, 0.1, 0.25]),
 )
 def test_it_is_the_plateau_of_torch(seen, mode, relative, patience, cooldown, threshold, low, eps):
     opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

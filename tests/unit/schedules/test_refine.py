@@ -137,6 +137,11 @@ def test_vanishing_norms_fall_back(norms):
         assert lrs.refined(norms) == lrs.Linear(1.0, 0.0, len(norms))
 
 
+def test_norms_that_nearly_vanish_on_the_way_fall_back():
+    with pytest.warns(LrscopeWarning, match="the gradient norms vanish on the way"):
+        assert lrs.refined([1.0] * 300 + [0.2] * 150 + [1.0] * 550) == lrs.Linear(1.0, 0.0, 1000)
+
+
 def test_norms_that_are_not_finite_are_left_out():
     good = [1 + 4 * math.exp(-t / 20) for t in range(300)]
     holes = [*good[:100], math.nan, math.inf, *good[100:]]
