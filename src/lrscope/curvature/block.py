@@ -1,0 +1,84 @@
+"""The loss as a function of some of the parameters: a layer, the head, all biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+from torch import Tensor
+
+from lrscope.errors import MeasurementError
+from lrscope.objective import Batch, FunctionalLoss, Objective
+from lrscope.params import ParamLayout
+
+
+def block(objective: Objective, *names: str, theta: Tensor | None = None) -> Objective:
+    """The objective as a function of the named parameters; the others stand still.
+
+    The result is an objective like any other, of fewer parameters: its Hessian is the diagonal block, and
+    ``sharpness(block(objective, "head"))`` the sharpness of the head. A product costs less than one of the whole
+    where the block lies near the output.
+
+    Args:
+        objective: The loss as a function of all parameters.
+        names: Parameters (``"head.weight"``), modules, which mean all their parameters (``"head"``), or patterns
+            (``"*.bias"``).
+        theta: Where the others stand, ``(P,)`` of ``objective``; the model's current parameters by default.
+
+    Raises:
+        MeasurementError: A name fits no trainable parameter; the message lists some that there are.
+        ValueError: ``theta`` has the wrong shape.
+
+    Example:
+        >>> head = block(objective, "head")                      # doctest: +SKIP
+        >>> sharpness(head).value <= sharpness(objective).value  # doctest: +SKIP
+        True
+    """
+    return _Block(objective, chosen(objective.layout, names), theta)
+
+
+def chosen(layout: ParamLayout, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The parameters meant by names, modules and patterns, in the layout's order."""
+    found: set[str] = set()
+    for name in names:
+        fits = {p for p in layout.names if p == name or p.startswith(f"{name}.") or fnmatchcase(p, name)}
+        if not fits:
+            some = ", ".join(layout.names[:6]) + (", ..." if len(layout.names) > 6 else "")
+            raise MeasurementError(f"names: {name!r} fits no trainable parameter or module; there are {some}")
+        found |= fits
+    if not found:
+        raise MeasurementError("names: none given; name parameters, modules or patterns such as '*.bias'")
+    return tuple(name for name in layout.names if name in found)
+
+
+class _Block(Objective):
+    def __init__(self, whole: Objective, names: tuple[str, ...], theta: Tensor | None) -> None:
+        super().__init__(whole.model, whole.loss_fn, whole.batches, count=whole.count, mode=whole.mode)
+        if theta is None:
+            theta = whole.point()
+        if theta.shape != (whole.size,):
+            raise ValueError(f"theta: expected shape ({whole.size},), got {tuple(theta.shape)}")
+        self._whole, self._names = whole, names
+        self._fixed = whole.layout.unflatten(theta.detach())
+        shapes = dict(zip(whole.layout.names, whole.layout.shapes, strict=True))
+        self.layout = ParamLayout(names, tuple(shapes[name] for name in names))
+        self.functional = _Filled(whole.functional, {k: v for k, v in self._fixed.items() if k not in names})
+
+    def point(self) -> Tensor:
+        # Where the whole stands, which need not be where the model stands now.
+        return self.layout.flatten(self._fixed)
+
+    def each(self) -> Iterator[Objective]:
+        theta = self._whole.layout.flatten(self._fixed)
+        for part in self._whole.each():
+            yield _Block(part, self._names, theta)
+
+
+class _Filled(FunctionalLoss):
+    """A loss whose missing parameters are filled in."""
+
+    def __init__(self, whole: FunctionalLoss, fixed: Mapping[str, Tensor]) -> None:
+        self.model, self._whole, self._fixed = whole.model, whole, dict(fixed)
+
+    def __call__(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return self._whole({**self._fixed, **params}, buffers, batch)
