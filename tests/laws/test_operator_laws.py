@@ -177,6 +177,7 @@ def test_every_kind_of_model_has_every_operator_and_keeps_no_trace(task_name):
     model = task.build(0)
     objective = Objective(model, task.loss_fn, list(task.train)[:2])
     before = everything(model)
+    last = block(objective, objective.layout.names[-1])
     makers = [GaussNewton, NTK, lambda o: EmpiricalFisher(o, per="batch")]
     if task_name != "batch_norm":
         makers.append(EmpiricalFisher)
@@ -187,6 +188,9 @@ def test_every_kind_of_model_has_every_operator_and_keeps_no_trace(task_name):
         torch.testing.assert_close(x @ Ay, y @ Ax, rtol=1e-9, atol=1e-9)
         assert float(x @ Ax) > 0
     assert objective.spent.products == 2 * len(makers)
+    G = GaussNewton(last)
+    x, y = draws(G.size, 3)
+    torch.testing.assert_close(x @ (G @ y), y @ (G @ x), rtol=1e-9, atol=1e-9)
     assert everything(model) == before
     assert not model._forward_hooks
 

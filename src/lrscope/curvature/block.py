@@ -53,7 +53,7 @@ def chosen(layout: ParamLayout, names: tuple[str, ...]) -> tuple[str, ...]:
 
 class _Block(Objective):
     def __init__(self, whole: Objective, names: tuple[str, ...], theta: Tensor | None) -> None:
-        super().__init__(whole.model, whole.loss_fn, whole.batches, count=whole.count, mode=whole.mode)
+        super().__init__(whole.model, whole.loss_fn, list(whole.batches), count=whole.count, mode=whole.mode)
         if theta is None:
             theta = whole.point()
         if theta.shape != (whole.size,):

@@ -88,6 +88,9 @@ class Operator(ABC):
 class _Combined(Operator):
     def __init__(self, like: LinearOperator) -> None:
         super().__init__(like.size, like.dtype, like.device)
+        # A result tells what it was measured on, also through a combination.
+        self.objective = getattr(like, "objective", None)
+        self.method = getattr(like, "method", type(self).__name__)
 
 
 class Sum(_Combined):

@@ -47,7 +47,7 @@ class Spectrum:
     def grid(self, num: int = 400, width: float | None = None) -> np.ndarray:
         """Points covering all nodes and six widths beyond, ``(num,)``."""
         low, high = self._range()
-        margin = 6 * (self._width() if width is None else width)
+        margin = 6 * (self.width if width is None else width)
         return np.linspace(low - margin, high + margin, num)
 
     def density(self, grid: np.ndarray | None = None, *, width: float | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +58,7 @@ class Spectrum:
             width: Standard deviation of the Gaussian, in units of the eigenvalues; 1 % of the range of the nodes by
                 default. Details finer than that, or than the range over the number of steps, are not resolved.
         """
-        width = self._width() if width is None else width
+        width = self.width if width is None else width
         if not width > 0:
             raise ValueError(
                 f"width: expected a positive standard deviation in units of the eigenvalues, got {width!r}"
@@ -78,7 +78,9 @@ class Spectrum:
         used = self.nodes[self.weights > 0]
         return float(used.min()), float(used.max())
 
-    def _width(self) -> float:
+    @property
+    def width(self) -> float:
+        """The default smoothing: 1 % of the range of the nodes."""
         low, high = self._range()
         size = max(abs(low), abs(high))
         # All nodes may be one eigenvalue, apart from rounding.
