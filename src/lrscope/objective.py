@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,20 @@ from lrscope.errors import TaskError
 from lrscope.isolation import isolated_rng, mode_of
 from lrscope.params import ParamLayout
 from lrscope.records import Cost
+from lrscope.wrapping import (
+    Ranks,
+    eagerly,
+    is_sharded,
+    resharded,
+    standing_at,
+    unwrapped,
+    whole,
+    without_sharding_hooks,
+)
 
 Batch = Any
 LossFn = Callable[[nn.Module, Batch], Tensor]
+T = TypeVar("T")
 
 
 def num_examples(batch: Batch) -> int:
@@ -43,26 +54,40 @@ class FunctionalLoss:
 
     def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
         self.model = model
-        self._call = _LossModule(model, loss_fn)
+        self.loss_fn = loss_fn
+        self._stage = _Stage(model)
 
     def buffers(self) -> dict[str, Tensor]:
         """Clones of the model's buffers (BatchNorm statistics and the like), by name."""
         return {name: b.detach().clone() for name, b in self.model.named_buffers()}
 
+    def complete(self, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors given, and those of the model that are to be replaced as well."""
+        return params
+
     def __call__(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss, shape ``()``. A module that updates its buffers in place updates the ones given here."""
-        tensors = {f"model.{k}": v for k, v in params.items()} | {f"model.{k}": v for k, v in buffers.items()}
-        return torch.func.functional_call(self._call, tensors, (batch,))
+        return self.holding(params, buffers, lambda: self.loss_fn(self.model, batch))
+
+    def holding(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], do: Callable[[], T]) -> T:
+        """``do()`` while the model holds the tensors given.
+
+        Not only the forward pass belongs in here: activation checkpointing runs the model again in the backward
+        pass, with whatever parameters it holds by then.
+        """
+        given = {**self.complete(params), **buffers}
+        return torch.func.functional_call(self._stage, {f"model.{k}": v for k, v in given.items()}, (do,))
 
 
-class _LossModule(nn.Module):
-    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+class _Stage(nn.Module):
+    """Owns the model, so that ``functional_call`` holds its tensors while anything is done."""
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.loss_fn = loss_fn
 
-    def forward(self, batch: Batch) -> Tensor:
-        return self.loss_fn(self.model, batch)
+    def forward(self, do: Callable[[], T]) -> T:
+        return do()
 
 
 class Objective:
@@ -77,6 +102,11 @@ class Objective:
     what they were before, also when the call raises. ``L`` is a deterministic function: dropout layers are off
     and any other draw repeats, because each evaluation starts from the same seed.
 
+    Models are measured as they are trained: compiled, under autocast inside ``loss_fn``, with activation
+    checkpointing, wrapped in ``DistributedDataParallel`` or sharded by ``fully_shard``. In the last two cases every
+    process gives its own batches and calls the same methods at the same theta; loss, gradient and products are
+    those over the batches of all processes, equal on each. theta is the whole vector there, too.
+
     Args:
         model: Any module whose loss can be differentiated.
         loss_fn: ``loss_fn(model, batch)`` -> mean loss over the batch, shape ``()``.
@@ -87,12 +117,14 @@ class Objective:
 
     Attributes:
         size: P, the number of trainable parameters.
-        batches: The batches, as a tuple.
+        model: The model, taken out of ``DistributedDataParallel``.
+        batches: The batches of this process, as a tuple.
         spent: :class:`~lrscope.records.Cost` so far, in evaluations over all batches.
 
     Raises:
         TypeError: Of the model, the loss function or the batches; one batch alone must be wrapped, ``[batch]``.
-        TaskError: No trainable parameters, no batches, or a loss that is not a scalar.
+        TaskError: No trainable parameters or complex ones, no batches, a loss that is not a scalar, or a kind of
+            sharding that is not known.
     """
 
     def __init__(
@@ -120,16 +152,27 @@ class Objective:
             self.batches: tuple[Batch, ...] = tuple(batches)
         if not self.batches:
             raise TaskError("batches: empty, so there is no loss to measure; give at least one batch")
-        self.model = model
+        self.wrapped = model
+        self.model = resharded(unwrapped(model))
         self.loss_fn = loss_fn
         self.count = count
         self.mode: Literal["train", "eval"] = mode
-        self.layout = ParamLayout.of(model)
-        self.functional = FunctionalLoss(model, loss_fn)
+        self.layout = ParamLayout.of(self.model)
+        first = self.model.get_parameter(self.layout.names[0])
+        if first.is_complex():
+            raise TaskError(
+                f"model: its parameters are {first.dtype}; the loss is studied as a function of a real vector, so "
+                "store real and imaginary parts as separate parameters (torch.view_as_real)"
+            )
+        self._device = first.device
+        self.functional = FunctionalLoss(self.model, loss_fn)
+        self.ranks = Ranks(model)
+        self.sharded = is_sharded(self.model)
         counts = [count(batch) for batch in self.batches]
         if min(counts) <= 0:
             raise TaskError(f"batches: batch {counts.index(min(counts))} holds {min(counts)} examples")
-        self.weights: tuple[float, ...] = tuple(n / sum(counts) for n in counts)
+        self.weights: tuple[float, ...] = tuple(n / self._total(counts) for n in counts)
+        self.family: object = object()
         self.spent = Cost()
 
     @property
@@ -149,32 +192,45 @@ class Objective:
     def each(self) -> Iterator[Objective]:
         """One objective per batch, over the same model."""
         for batch in self.batches:
-            yield Objective(self.model, self.loss_fn, [batch], count=self.count, mode=self.mode)
+            yield self.on([batch])
+
+    def on(self, batches: Iterable[Batch]) -> Objective:
+        """The same loss of the same model over other batches."""
+        other = Objective(self.wrapped, self.loss_fn, batches, count=self.count, mode=self.mode)
+        other.family = self.family
+        return other
 
     def __call__(self, theta: Tensor) -> Tensor:
-        """L(theta), shape ``()``, differentiable in theta, shape ``(P,)``."""
+        """L(theta), shape ``()``, differentiable in theta, shape ``(P,)``.
+
+        With activation checkpointing it is differentiable only where the model stands; :meth:`loss_and_grad` and
+        :meth:`hvp` are right everywhere.
+        """
         self._check(theta)
         with self.undisturbed():
             parts = [w * self.batch_loss(theta, b) for w, b in zip(self.weights, self.batches, strict=True)]
-            return torch.stack(parts).sum()
+            loss = torch.stack(parts).sum()
+        if self.ranks.size == 1:
+            return loss
+        if loss.requires_grad:
+            raise TaskError(
+                f"objective: its loss is a mean over {self.ranks.size} processes, through which autograd does not "
+                "see; use loss_and_grad(theta) and hvp(theta, v)"
+            )
+        return self.ranks.sum(loss)
 
     @torch.no_grad()
     def loss(self, theta: Tensor | None = None) -> float:
         """L(theta) as a number; cost: one forward pass over the batches."""
         value = self(self.point() if theta is None else theta)
         self.spent += Cost(forwards=1)
-        return float(value)
+        return float(value.detach())
 
     def loss_and_grad(self, theta: Tensor) -> tuple[float, Tensor]:
         """L(theta) and its gradient, shape ``(P,)``; cost: one gradient. One batch's graph is alive at a time."""
         self._check(theta)
-        theta = theta.detach().requires_grad_()
-        loss, grad = 0.0, torch.zeros_like(theta)
         with self.undisturbed(), torch.enable_grad():
-            for weight, batch in zip(self.weights, self.batches, strict=True):
-                part = self.batch_loss(theta, batch)
-                grad += weight * torch.autograd.grad(part, theta)[0]
-                loss += weight * float(part.detach())
+            loss, grad = (self._sharded_gradient if self.sharded else self._gradient)(theta)
         self.spent += Cost(gradients=1)
         return loss, grad
 
@@ -190,20 +246,38 @@ class Objective:
         """
         self._check(theta)
         self._check(v, "v")
-        theta = theta.detach().requires_grad_()
         product = torch.zeros_like(theta)
-        with self.undisturbed(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with self.differentiable():
             for weight, batch in zip(self.weights, self.batches, strict=True):
-                (grad,) = torch.autograd.grad(self.batch_loss(theta, batch), theta, create_graph=True)
+                leaf, grad = self.first_order(theta, batch)
                 if grad.requires_grad:  # else the loss is linear in theta and its Hessian zero
-                    (part,) = torch.autograd.grad(grad, theta, v)
+                    (part,) = self.at(leaf, lambda leaf=leaf, grad=grad: torch.autograd.grad(grad, leaf, v))
                     product += weight * part
         self.spent += Cost(products=1)
-        return product.detach()
+        return self.ranks.sum(product.detach())
+
+    def first_order(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A leaf at theta, and the gradient of one batch with its graph; call it inside :meth:`differentiable`."""
+        leaf = _leaf(theta)
+        (grad,) = self.at(leaf, lambda: torch.autograd.grad(self._loss(batch), leaf, create_graph=True))
+        return leaf, grad
+
+    def at(self, theta: Tensor, do: Callable[[], T]) -> T:
+        """``do()`` while the model is at theta: forward *and* backward passes; call it inside :meth:`undisturbed`."""
+        params = self.layout.unflatten(theta)
+        if not self.sharded:
+            return self.functional.holding(params, self.functional.buffers(), do)
+        named = self.functional.complete(params)
+        rest = {n: whole(p.detach()) for n, p in self.model.named_parameters() if n not in named}
+        with without_sharding_hooks(self.model):
+            return self.functional.holding({**rest, **params}, self.functional.buffers(), do)
 
     def batch_loss(self, theta: Tensor, batch: Batch) -> Tensor:
-        """Loss of one batch at theta, shape ``()``; call it inside :meth:`undisturbed`."""
-        loss = self.functional(self.layout.unflatten(theta), self.functional.buffers(), batch)
+        """Loss of one batch of this process at theta, shape ``()``; call it inside :meth:`undisturbed`."""
+        return self.at(theta, lambda: self._loss(batch))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        loss = self.loss_fn(self.model, batch)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise TaskError(
@@ -212,16 +286,86 @@ class Objective:
             )
         return loss
 
+    def _gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        leaf = _leaf(theta)
+        loss, grad = 0.0, torch.zeros_like(leaf)
+        for weight, batch in zip(self.weights, self.batches, strict=True):
+            value, part = self.at(leaf, lambda batch=batch: _gradient_of(lambda: self._loss(batch), leaf))
+            grad += weight * part
+            loss += weight * float(value)
+        return self.ranks.add(loss, theta.device), self.ranks.sum(grad.detach())
+
+    def _sharded_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
+        """The gradient as training makes it: ``backward()`` through the hooks that gather and scatter."""
+        values = self.functional.complete(self.layout.unflatten(theta.detach()))
+        loss = 0.0
+        with standing_at(self.model, values, self.functional.buffers()) as params:
+            for weight, batch in zip(self.weights, self.batches, strict=True):
+                part = self._loss(batch)
+                # fully_shard averages gradients over the processes, the weights are shares of all their examples.
+                (weight * self.ranks.size * part).backward()
+                loss += weight * float(whole(part.detach()))
+            grads = {n: params[n].grad for n in self.layout.names}
+            pieces = {n: torch.zeros(s) if (g := grads[n]) is None else whole(g) for n, s in self._shapes()}
+            grad = self.layout.flatten({n: g.to(theta) for n, g in pieces.items()})
+        return self.ranks.add(loss, theta.device), grad
+
+    def _shapes(self) -> Iterator[tuple[str, torch.Size]]:
+        return zip(self.layout.names, self.layout.shapes, strict=True)
+
+    def _total(self, counts: list[int]) -> float:
+        """Examples of all processes."""
+        if self.ranks.size == 1:
+            return sum(counts)
+        total, number = self.ranks.add(float(sum(counts)), self._device), self.ranks.add(len(counts), self._device)
+        if self.sharded and number != len(counts) * self.ranks.size:
+            raise TaskError(
+                f"batches: {len(counts)} on this process, but {number:g} on all {self.ranks.size}; a sharded model "
+                "is gathered for each batch by all processes together, so give each of them the same number"
+            )
+        return total
+
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """The model in this objective's mode and every evaluation's draws the same; all as before afterwards."""
-        with isolated_rng(seed=0), mode_of(self.model, training=self.mode == "train", dropout=False):
+        with ExitStack() as stack:
+            if torch.is_inference_mode_enabled():  # its tensors cannot be differentiated
+                stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(isolated_rng(seed=0))
+            stack.enter_context(mode_of(self.model, training=self.mode == "train", dropout=False))
+            yield
+
+    @contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """:meth:`undisturbed`, and in a form that has second derivatives: attention as plain algebra, uncompiled."""
+        with self.undisturbed(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), eagerly():
             yield
 
     def _check(self, theta: Tensor, name: str = "theta") -> None:
         if not isinstance(theta, Tensor) or theta.shape != (self.size,):
             came = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
             raise ValueError(f"{name}: expected a tensor of shape ({self.size},), got {came}")
+
+
+def _leaf(theta: Tensor) -> Tensor:
+    theta = theta.detach()
+    return (theta.clone() if theta.is_inference() else theta).requires_grad_()
+
+
+def _gradient_of(loss_of: Callable[[], Tensor], leaf: Tensor) -> tuple[Tensor, Tensor]:
+    loss = loss_of()
+    try:
+        (grad,) = torch.autograd.grad(loss, leaf)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        # Reentrant checkpointing knows backward() only. The failed attempt has used up the graph.
+        loss = loss_of()
+        loss.backward()
+        grad, leaf.grad = leaf.grad, None
+        if grad is None:
+            raise RuntimeError("no gradient reaches theta through the reentrant checkpoint") from error
+    return loss.detach(), grad
 
 
 def _is_one_batch(batches: Any) -> bool:

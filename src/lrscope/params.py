@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrscope.errors import MeasurementError, TaskError
+from lrscope.wrapping import whole
 
 Group = dict[str, Any]
 """One of ``optimizer.param_groups``."""
@@ -78,7 +79,7 @@ class ParamLayout:
     def point(self, model: nn.Module) -> Tensor:
         """The model's current theta as a new vector, shape ``(P,)``, detached."""
         params = dict(model.named_parameters())
-        return self.flatten({name: params[name].detach() for name in self.names})
+        return self.flatten({name: whole(params[name].detach()) for name in self.names})
 
     @torch.no_grad()
     def write(self, model: nn.Module, theta: Tensor) -> None:

@@ -15,8 +15,9 @@ LEAVES = {"schedules", "linalg", "records", "errors", "_version"}
 """Rooms that know only the errors, never each other."""
 ENTERS = {
     "isolation": set(),
-    "params": {"errors"},
-    "objective": {"errors", "isolation", "params", "records"},
+    "wrapping": {"errors"},
+    "params": {"errors", "wrapping"},
+    "objective": {"errors", "isolation", "params", "records", "wrapping"},
     "optimizers": {"errors", "params", "schedules"},
     "tasks": {"errors", "isolation", "objective", "params", "records"},
     "curvature": {"errors", "isolation", "linalg", "objective", "params", "records"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from torch import Tensor
@@ -53,7 +53,7 @@ def chosen(layout: ParamLayout, names: tuple[str, ...]) -> tuple[str, ...]:
 
 class _Block(Objective):
     def __init__(self, whole: Objective, names: tuple[str, ...], theta: Tensor | None) -> None:
-        super().__init__(whole.model, whole.loss_fn, list(whole.batches), count=whole.count, mode=whole.mode)
+        super().__init__(whole.wrapped, whole.loss_fn, list(whole.batches), count=whole.count, mode=whole.mode)
         if theta is None:
             theta = whole.point()
         if theta.shape != (whole.size,):
@@ -68,17 +68,18 @@ class _Block(Objective):
         # Where the whole stands, which need not be where the model stands now.
         return self.layout.flatten(self._fixed)
 
-    def each(self) -> Iterator[Objective]:
-        theta = self._whole.layout.flatten(self._fixed)
-        for part in self._whole.each():
-            yield _Block(part, self._names, theta)
+    def on(self, batches: Iterable[Batch]) -> Objective:
+        other = _Block(self._whole.on(batches), self._names, self._whole.layout.flatten(self._fixed))
+        other.family = self.family
+        return other
 
 
 class _Filled(FunctionalLoss):
     """A loss whose missing parameters are filled in."""
 
     def __init__(self, whole: FunctionalLoss, fixed: Mapping[str, Tensor]) -> None:
-        self.model, self._whole, self._fixed = whole.model, whole, dict(fixed)
+        super().__init__(whole.model, whole.loss_fn)
+        self._whole, self._fixed = whole, dict(fixed)
 
-    def __call__(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        return self._whole({**self._fixed, **params}, buffers, batch)
+    def complete(self, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return self._whole.complete({**self._fixed, **params})

@@ -117,9 +117,7 @@ class SharpnessTracker:
         began = time.perf_counter()
         objective = self.objective
         if batches is not None:
-            objective = Objective(
-                objective.model, objective.loss_fn, batches, count=objective.count, mode=objective.mode
-            )
+            objective = objective.on(batches)
         spent = objective.spent
         theta = objective.point() if theta is None else theta.detach()
         if theta.shape != (objective.size,):

@@ -91,7 +91,7 @@ class SharpnessProbe:
             return {}
 
     def _gauge_for(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> StabilityGauge:
-        if self._gauge is None or self._gauge.objective.model is not model:
+        if self._gauge is None or self._gauge.objective.wrapped is not model:
             batches = self.task.batches(self.num_batches, seed=self.seed)
             objective = Objective(model, self.task.loss_fn, batches, count=self.task.count)
             self._gauge, self._before = StabilityGauge(objective, optimizer), Cost()
