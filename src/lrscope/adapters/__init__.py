@@ -2,7 +2,7 @@
 
 One place per trainer; nothing here is imported until it is asked for, since the trainers are optional.
 
-- :mod:`~lrscope.adapters.huggingface`, :mod:`~lrscope.adapters.lightning`: schedules in their trainers, tasks of theirs.
+- :mod:`~lrscope.adapters.huggingface`, :mod:`~lrscope.adapters.lightning`: schedules in their trainers, and tasks.
 - ``from_torch``, ``from_timm``: read the schedulers of PyTorch and timm; ``TimmStepping`` steps ours as timm does.
 - ``to_optax``: a schedule as a jittable function for optax.
 - :mod:`~lrscope.adapters.loggers`: rows of a run for TensorBoard, W&B, MLflow and Trackio.

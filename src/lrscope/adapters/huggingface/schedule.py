@@ -63,7 +63,7 @@ def set_schedule(
     Example:
         >>> set_schedule(trainer, "warmup(6%) > cosine(to=0)")  # doctest: +SKIP
         >>> trainer.train()  # doctest: +SKIP
-        lrscope: lr of AdamW = 5e-05 × (linear(1, from=0.0, to=1.0) > cosine(9, from=1.0, to=0.0)); 10 updates, 5 an epoch
+        lrscope: lr of AdamW = 5e-05 × (linear(1, from=0.0, to=1.0) > cosine(9, from=1.0, to=0.0)); 10 updates
     """
     require_trainer(trainer)
     _check(trainer)
