@@ -90,6 +90,10 @@ class _Stage(nn.Module):
         return do()
 
 
+class Family:
+    """Stands for one loss of one model, whatever the batches; what is known of all of them is remembered by it."""
+
+
 class Objective:
     r"""The loss over the given batches as a function of theta.
 
@@ -119,6 +123,7 @@ class Objective:
         size: P, the number of trainable parameters.
         model: The model, taken out of ``DistributedDataParallel``.
         batches: The batches of this process, as a tuple.
+        family: The same for all objectives made of this one by :meth:`on` and :meth:`each`.
         spent: :class:`~lrscope.records.Cost` so far, in evaluations over all batches.
 
     Raises:
@@ -172,7 +177,7 @@ class Objective:
         if min(counts) <= 0:
             raise TaskError(f"batches: batch {counts.index(min(counts))} holds {min(counts)} examples")
         self.weights: tuple[float, ...] = tuple(n / self._total(counts) for n in counts)
-        self.family: object = object()
+        self.family = Family()
         self.spent = Cost()
 
     @property

@@ -4,7 +4,7 @@ from lrscope.curvature.block import block
 from lrscope.curvature.density import SpectralDensity, spectral_density
 from lrscope.curvature.directional import DirectionalCurvature, directional
 from lrscope.curvature.eigen import sharpness
-from lrscope.curvature.hvp import DifferenceHessian, ExactHessian, Hessian
+from lrscope.curvature.hvp import DifferenceHessian, ExactHessian, ForwardHessian, Hessian
 from lrscope.curvature.jacobian import NTK, EmpiricalFisher, GaussNewton
 from lrscope.curvature.layers import LayerSharpness, layer_sharpness
 from lrscope.curvature.measurement import Measurement
@@ -25,6 +25,7 @@ __all__ = [
     "EigenResult",
     "EmpiricalFisher",
     "ExactHessian",
+    "ForwardHessian",
     "GaussNewton",
     "Hessian",
     "LayerSharpness",

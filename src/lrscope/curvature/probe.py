@@ -1,58 +1,82 @@
-"""Which product to use: both are tried once per objective, and the answer says what was found."""
+"""Which product to use: each is tried once per loss and model, and the answer says what was found."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from lrscope.curvature.hvp import DifferenceHessian, ExactHessian, Hessian
+from lrscope.curvature.hvp import DifferenceHessian, ExactHessian, ForwardHessian, Hessian
 from lrscope.errors import LrscopeWarning, MeasurementError
 
 if TYPE_CHECKING:
     from lrscope.objective import Objective
 
-Method = Literal["auto", "exact", "difference"]
+Method = Literal["auto", "exact", "forward", "difference"]
 Purpose = Literal["solve", "track"]
 
 COARSE = 0.1
 """Products with a larger relative error than this deserve a warning."""
+DOUBTFUL = 0.01
+"""Beyond this error of the difference, wider steps are tried, and the exact product has to justify itself."""
+WIDER = (8.0, 64.0)
+"""Factors on the difference's step, for gradients noisier than their dtype says: autocast, fused kernels."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the two kinds of product did on random vectors; errors are relative to the product's length.
+    """What the kinds of product did on random vectors; errors are relative to the product's length.
 
     Attributes:
-        exact: Asymmetry of the exact product, ``nan`` if it could not be computed.
+        exact: Asymmetry of the exact product, ``nan`` if it could not be computed or is wrong.
         difference: Error of the difference: against the exact product, or its own asymmetry and non-linearity
             where there is no exact one; ``nan`` if there is no gradient either.
-        obstacle: Why the exact product failed, in torch's words, with the operation's name.
+        obstacle: Why there is no exact product, in torch's words, with the operation's name.
+        widen: Factor on the difference's step that made its error smallest.
+        forward: Asymmetry of the product by forward over reverse, ``nan`` if it could not be computed; ``None``
+            until it is needed, which is where the exact one fails or when asked for.
+        forward_obstacle: Why there is none.
     """
 
     exact: float
     difference: float
     obstacle: str = ""
+    widen: float = 1.0
+    forward: float | None = None
+    forward_obstacle: str = ""
 
 
 @dataclass(frozen=True)
 class Choice:
     """The method to use, its measured relative error, and one line that says why."""
 
-    method: Literal["exact", "difference"]
+    method: Literal["exact", "forward", "difference"]
     error: float
     why: str
+    widen: float = 1.0
 
-    def at(self, objective: Objective, theta: Tensor) -> Hessian:
-        """The Hessian operator at ``theta``; it may be applied many times."""
-        return (ExactHessian if self.method == "exact" else DifferenceHessian)(objective, theta)
+    def at(self, objective: Objective, theta: Tensor, *, gradient: Tensor | None = None) -> Hessian:
+        """The Hessian operator at ``theta``; it may be applied many times.
+
+        Args:
+            objective, theta: As in :func:`choose`.
+            gradient: Gradient at theta, ``(P,)``, if it is at hand: a difference is then one-sided, at one gradient
+                per product instead of two, and less accurate.
+        """
+        if self.method == "difference":
+            return DifferenceHessian(objective, theta, gradient=gradient, widen=self.widen)
+        return (ExactHessian if self.method == "exact" else ForwardHessian)(objective, theta)
+
+    def __str__(self) -> str:
+        return f"{self.method}: {self.why}; relative error on random vectors {self.error:.1g}"
 
 
-_PROBES: WeakKeyDictionary[Objective, Probe] = WeakKeyDictionary()
+_PROBES: WeakKeyDictionary[Any, dict[tuple[torch.dtype, torch.device], Probe]] = WeakKeyDictionary()
+"""By loss and model (the same for all batches), and by what the vectors are."""
 
 
 def choose(
@@ -63,29 +87,41 @@ def choose(
     A solve makes many products at one theta, where exact products with a reused graph are the cheaper ones;
     tracking makes one per theta, where a difference (2.0 gradients) is cheaper than graph and product (2.4 to 4.1).
     The difference is taken only if its error is below ``tol / 10``: on networks with kinks (ReLU) in float32 it
-    often is not, because a finite step crosses kinks that the second derivative does not see.
+    often is not, because a finite step crosses kinks that the second derivative does not see. Where there is no
+    exact product, the difference steps in if it is that good; if not, forward over reverse (3.7 to 5.5) if it works.
+
+    An exact product may also be there and wrong: a custom autograd function whose backward pass hides operations
+    from autograd has a second derivative that is not that of its own gradient. It is recognised by a difference that
+    contradicts it while agreeing with itself at another step, and refused.
 
     The decision rests on errors and operation counts, never on timings, so it is the same in every run.
-    Cost: three or four products, once per objective; ``method="exact"`` and ``"difference"`` probe as well, so
-    that the error is always a measured one.
+    Cost: three or four products, once per loss and model, whatever the batches (``objective.on(batches)``); a few
+    more where the difference is coarse. ``method="exact"`` and ``"difference"`` probe as well, so that the error is
+    always a measured one.
 
     Raises:
         ValueError: Unknown ``method``.
-        MeasurementError: The method asked for, or both, cannot work; with the operation's name.
+        MeasurementError: The method asked for, or all of them, cannot work; with the operation's name, and with
+            a method that will.
     """
-    if method not in ("auto", "exact", "difference"):
-        raise ValueError(f"method: expected 'auto', 'exact' or 'difference', got {method!r}")
-    found = _PROBES.get(objective)
-    if found is None:
-        found = _PROBES[objective] = probe(objective, theta)
-    no_exact, no_difference = found.exact != found.exact, found.difference != found.difference
-    if no_exact and (no_difference or method == "exact"):
-        cure = "" if no_difference else "; use method='difference', which needs ordinary gradients only"
-        raise MeasurementError(f"no exact Hessian-vector product on this model: {found.obstacle}{cure}")
-    if method == "auto":
-        choice = _auto(found, purpose, tol)
-    else:
-        choice = Choice(method, found.exact if method == "exact" else found.difference, "asked for")
+    if method not in ("auto", "exact", "forward", "difference"):
+        raise ValueError(f"method: expected 'auto', 'exact', 'forward' or 'difference', got {method!r}")
+    known = _PROBES.setdefault(getattr(objective, "family", objective), {})
+    key = (theta.dtype, theta.device)
+    found = known.get(key) or probe(objective, theta)
+    if found.forward is None and (method == "forward" or (_absent(found.exact) and found.difference > tol / 10)):
+        found = _with_forward(found, objective, theta)
+    known[key] = found
+    if method == "exact" and _absent(found.exact):
+        raise MeasurementError(f"no exact Hessian-vector product on this model: {found.obstacle}{_cure(found)}")
+    if method == "forward" and _absent(found.forward):
+        raise MeasurementError(
+            f"no Hessian-vector product by forward over reverse on this model: {found.forward_obstacle}{_cure(found)}"
+        )
+    if method == "difference" and _absent(found.difference):
+        raise MeasurementError(f"no difference of gradients on this model: {found.obstacle}{_cure(found)}")
+    choice = _auto(found, purpose, tol) if method == "auto" else Choice(method, getattr(found, method), "asked for")
+    choice = replace(choice, widen=found.widen)
     if choice.error > COARSE:
         warnings.warn(
             f"Hessian-vector products ({choice.method}) are off by {choice.error:.0%} on random vectors, so "
@@ -96,9 +132,26 @@ def choose(
     return choice
 
 
+def _absent(error: float | None) -> bool:
+    return error is None or error != error
+
+
+def _cure(found: Probe) -> str:
+    """The end of a refusal: which method will do."""
+    if not _absent(found.exact):
+        return "; use method='exact'"
+    if not _absent(found.difference):
+        return "; use method='difference', which needs ordinary gradients only"
+    return "" if _absent(found.forward) else "; use method='forward'"
+
+
 def _auto(found: Probe, purpose: Purpose, tol: float) -> Choice:
-    if found.exact != found.exact:
-        return Choice("difference", found.difference, f"no exact product ({found.obstacle})")
+    if _absent(found.exact):
+        if found.difference <= tol / 10 or (_absent(found.forward) and not _absent(found.difference)):
+            return Choice("difference", found.difference, f"no exact product ({found.obstacle})")
+        if found.forward is not None and not _absent(found.forward):
+            return Choice("forward", found.forward, f"no exact product ({found.obstacle}), difference is coarse")
+        raise MeasurementError(f"no exact Hessian-vector product on this model: {found.obstacle}")
     if found.exact > COARSE and found.difference < found.exact:
         return Choice("difference", found.difference, f"exact product is not symmetric ({found.exact:.1g})")
     if purpose == "track" and found.difference <= tol / 10:
@@ -109,9 +162,8 @@ def _auto(found: Probe, purpose: Purpose, tol: float) -> Choice:
 
 
 def probe(objective: Objective, theta: Tensor) -> Probe:
-    """Try both products on random vectors; see :class:`Probe`."""
-    generator = torch.Generator(device=theta.device).manual_seed(0)
-    x = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
+    """Try the exact product and the difference on random vectors; see :class:`Probe`."""
+    x = _random(theta)
     try:
         H = ExactHessian(objective, theta)
         Hx = H @ x
@@ -122,10 +174,59 @@ def probe(objective: Objective, theta: Tensor) -> Probe:
         return _probe_difference(objective, theta, x, _reason(error))
     exact = _asymmetry(x, Hx, a, Ha)
     try:
-        difference = _relative(DifferenceHessian(objective, theta) @ a - Ha, Ha)
-    except (RuntimeError, NotImplementedError):
-        difference = float("nan")
-    return Probe(exact, difference)
+        D = DifferenceHessian(objective, theta)
+        difference, widen = _relative(D @ a - Ha, Ha), 1.0
+        if difference > DOUBTFUL:
+            hidden = _hidden(objective, theta)
+            if hidden and D.with_error(a)[1] < difference / 10:
+                return _probe_difference(
+                    objective, theta, x,
+                    f"{hidden} is a custom autograd function with a wrong second derivative: gradients around theta "
+                    f"contradict it by {difference:.1g}",
+                )  # fmt: skip
+            for factor in WIDER:
+                error = _relative(DifferenceHessian(objective, theta, widen=factor) @ a - Ha, Ha)
+                if error < difference / 2:
+                    difference, widen = error, factor
+    except (RuntimeError, NotImplementedError) as error:
+        return Probe(exact, float("nan"), f"no gradient: {_reason(error)}")
+    return Probe(exact, difference, widen=widen)
+
+
+def _with_forward(found: Probe, objective: Objective, theta: Tensor) -> Probe:
+    if not hasattr(objective, "batch_loss"):
+        return replace(found, forward=float("nan"), forward_obstacle="the objective brings a product of its own")
+    x = _random(theta)
+    try:
+        H = ForwardHessian(objective, theta)
+        Hx = H @ x
+        a = Hx / Hx.norm() if Hx.norm() > 0 else x / x.norm()
+        return replace(found, forward=_asymmetry(x, Hx, a, H @ a))
+    except (RuntimeError, NotImplementedError) as error:
+        return replace(found, forward=float("nan"), forward_obstacle=_reason(error))
+
+
+def _random(theta: Tensor) -> Tensor:
+    generator = torch.Generator(device=theta.device).manual_seed(0)
+    return torch.randn(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
+
+
+def _hidden(objective: Objective, theta: Tensor) -> str:
+    """Name of a function in the loss's graph whose backward pass was written in Python; empty if there is none."""
+    if not hasattr(objective, "batch_loss"):
+        return ""
+    with objective.differentiable():
+        loss = objective.batch_loss(theta.detach().clone().requires_grad_(), objective.batches[0])
+    nodes, seen = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and "Noop" not in type(node).__name__:
+            return type(node).__name__.removesuffix("Backward")
+        seen.add(node)
+        nodes.extend(parent for parent, _ in node.next_functions)
+    return ""
 
 
 def _reason(error: Exception) -> str:
@@ -137,16 +238,23 @@ def _reason(error: Exception) -> str:
 
 
 def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: str) -> Probe:
+    nan, best = float("nan"), Probe(float("nan"), float("inf"), obstacle)
     try:
-        D = DifferenceHessian(objective, theta)
-        Dx = D @ x
-        a = Dx / Dx.norm() if Dx.norm() > 0 else x / x.norm()
-        Da = D @ a
-        b = x / x.norm()
-        bent = _relative(D @ (a + b) - Da - Dx / x.norm(), Da)
+        for widen in (1.0, *WIDER):
+            D = DifferenceHessian(objective, theta, widen=widen)
+            Dx = D @ x
+            a = Dx / Dx.norm() if Dx.norm() > 0 else x / x.norm()
+            Da = D @ a
+            b = x / x.norm()
+            bent = _relative(D @ (a + b) - Da - Dx / x.norm(), Da)
+            error = max(bent, _asymmetry(x, Dx, a, Da))
+            if error < best.difference / 2:
+                best = Probe(nan, error, obstacle, widen)
+            if best.difference <= DOUBTFUL:
+                break
     except (RuntimeError, NotImplementedError) as error:
-        return Probe(float("nan"), float("nan"), f"{obstacle}; nor a gradient: {_reason(error)}")
-    return Probe(float("nan"), max(bent, _asymmetry(x, Dx, a, Da)), obstacle)
+        return Probe(nan, nan, f"{obstacle}; nor a gradient: {_reason(error)}")
+    return best
 
 
 def _asymmetry(x: Tensor, Hx: Tensor, y: Tensor, Hy: Tensor) -> float:
