@@ -269,6 +269,8 @@ def test_wrong_arguments_are_refused():
         NTK(o.model)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="'example' or 'batch'"):
         EmpiricalFisher(o, per="token")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="'auto', 'exact' or 'difference'"):
+        GaussNewton(o, method="fast")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="one size, got"):
         Sum(G, NTK(o))
     with pytest.raises(ValueError, match="vectors: expected shape"):

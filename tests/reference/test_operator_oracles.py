@@ -7,6 +7,7 @@ from torch import nn
 
 from lrscope import Objective
 from lrscope.curvature import NTK, EmpiricalFisher, ExactHessian, GaussNewton, block
+from lrscope.errors import MeasurementError
 
 DOUBLE = torch.float64
 N, D, C = 24, 4, 3
@@ -144,3 +145,140 @@ def test_several_calls_of_the_model_are_all_outputs():
     model = linear()
     objective = Objective(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]) + m(-b[0]).square().mean(), [(X, Y)])
     torch.testing.assert_close(GaussNewton(objective).dense(), dense(objective), rtol=1e-10, atol=1e-12)
+
+
+class Once(torch.autograd.Function):
+    """tanh with a first derivative only, as fused kernels have."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.tanh(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (y,) = ctx.saved_tensors
+        return grad * (1 - y * y)
+
+
+class Fused(nn.Module):
+    def __init__(self, layers, activation):
+        super().__init__()
+        self.layers, self.activation = layers, activation
+
+    def forward(self, x):
+        return self.layers[1](self.activation(self.layers[0](x)))
+
+
+@pytest.mark.parametrize("make", [GaussNewton, NTK, EmpiricalFisher])
+@pytest.mark.parametrize("num_batches", [1, 6])
+def test_differences_stand_in_where_the_backward_cannot_be_differentiated(make, num_batches):
+    torch.manual_seed(0)
+    layers = nn.ModuleList([nn.Linear(D, 5), nn.Linear(5, C)]).double()
+    batches = list(zip(X.chunk(num_batches), Y.chunk(num_batches), strict=True))
+    once = Objective(Fused(layers, Once.apply), cross_entropy, batches)
+    twice = Objective(Fused(layers, torch.tanh), cross_entropy, batches)
+    A, B = make(once), make(twice)
+    torch.testing.assert_close(A.dense(), B.dense(), rtol=1e-6, atol=1e-8)
+    assert (A.method, B.method) == ("difference", "exact")
+    torch.testing.assert_close(make(twice, method="difference").dense(), B.dense(), rtol=1e-6, atol=1e-8)
+    with pytest.raises(MeasurementError, match=r"no exact product .*cannot be differentiated.*method='difference'"):
+        _ = make(once, method="exact") @ torch.ones(A.size, dtype=DOUBLE)
+
+
+class FusedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy whose backward hides from autograd, as that of fused losses does."""
+
+    @staticmethod
+    def forward(ctx, z, y):
+        p = z.softmax(1)
+        ctx.save_for_backward(p, y)
+        return F.cross_entropy(z, y)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        p, y = ctx.saved_tensors
+        return grad * (p - F.one_hot(y, C)) / len(y), None
+
+
+def test_a_loss_that_hides_its_curvature_is_found_out():
+    model = network()
+    fused = Objective(model, lambda m, b: FusedCrossEntropy.apply(m(b[0]), b[1]), [(X, Y)])
+    G = GaussNewton(fused)
+    expected = GaussNewton(Objective(model, cross_entropy, [(X, Y)])).dense()
+    torch.testing.assert_close(G.dense(), expected, rtol=1e-6, atol=1e-8)
+    assert G.method == "difference"
+    assert NTK(fused).dense().shape == (N * C, N * C)
+    with pytest.raises(MeasurementError, match="the loss cannot be differentiated"):
+        _ = GaussNewton(fused, method="exact") @ torch.ones(fused.size, dtype=DOUBLE)
+
+
+class Noisy(nn.Module):
+    """Dropout by a function call, which cannot be switched off from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(D, 6), nn.Linear(6, C)
+
+    def forward(self, x):
+        return self.second(F.dropout(torch.tanh(self.first(x)), 0.5, training=True))
+
+
+@pytest.mark.parametrize("num_batches", [2, 6])
+def test_random_draws_repeat_from_evaluation_to_evaluation(num_batches):
+    torch.manual_seed(0)
+    objective = Objective(
+        Noisy().double(), cross_entropy, list(zip(X.chunk(num_batches), Y.chunk(num_batches), strict=True))
+    )
+    head = block(objective, "second")
+    expected = dense(head)  # the last layer is linear, so this is Gauss-Newton for the same draws
+    for method in ("exact", "difference"):
+        torch.testing.assert_close(GaussNewton(head, method=method).dense(), expected, rtol=1e-6, atol=1e-8)
+    with pytest.raises(MeasurementError, match="per='batch'"):
+        EmpiricalFisher(objective).dense()
+    F_ = EmpiricalFisher(objective, per="batch").dense()
+    torch.testing.assert_close(F_, F_.T)
+    assert int(torch.linalg.matrix_rank(F_)) == num_batches
+
+
+def test_autocast_is_good_to_the_digits_of_bfloat16():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(D, 6), nn.GELU(), nn.Linear(6, C))
+
+    def mixed(model, batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return cross_entropy(model, batch)
+
+    batches = [(X.float(), Y)]
+    for make in (GaussNewton, NTK, EmpiricalFisher):
+        A, B = make(Objective(model, mixed, batches)), make(Objective(model, cross_entropy, batches))
+        v = torch.randn(A.size, generator=torch.Generator().manual_seed(1))
+        assert float((A @ v - B @ v).norm() / (B @ v).norm()) < 0.03
+        assert A.method == "exact"
+        assert A.error < 1e-2
+
+
+def test_a_language_model_of_transformers_is_split_by_its_logits():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=13, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    ids = torch.randint(0, 13, (3, 6), generator=torch.Generator().manual_seed(0))
+    objective = Objective(model, lambda m, b: m(**b).loss, [{"input_ids": ids, "labels": ids}])
+    head = block(objective, "lm_head")  # linear in the outputs, so the two matrices agree
+    v = torch.randn(head.size, generator=torch.Generator().manual_seed(1))
+    expected = ExactHessian(head, head.point()) @ v
+    torch.testing.assert_close(GaussNewton(head) @ v, expected, rtol=1e-4, atol=1e-6)
+    assert NTK(objective).size == 3 * 6 * 13
+    x = torch.randn(objective.size, generator=torch.Generator().manual_seed(2))
+    grads = [
+        one.grad(one.point())
+        for one in (Objective(model, objective.loss_fn, [{"input_ids": i[None], "labels": i[None]}]) for i in ids)
+    ]
+    fisher = sum(g * (g @ x) for g in grads) / 3
+    torch.testing.assert_close(EmpiricalFisher(objective) @ x, fisher, rtol=1e-3, atol=1e-5)

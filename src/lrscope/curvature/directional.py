@@ -80,7 +80,7 @@ def directional(
     if named and direction != "gradient":
         raise ValueError(f"direction: expected 'gradient' or a vector, got {direction!r}")
     require_objective(objective)
-    at = Measuring(objective, theta, preconditioner=preconditioner, method=method, purpose="track")
+    at = Measuring(objective, theta, preconditioner=preconditioner, method=method)
     if isinstance(direction, Tensor):
         if direction.shape != (at.size,):
             raise ValueError(f"direction: expected shape ({at.size},), got {tuple(direction.shape)}")

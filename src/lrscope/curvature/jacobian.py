@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,29 +15,41 @@ from torch.utils import _pytree as pytree
 
 from lrscope.curvature.hvp import MAX_GRAPHS
 from lrscope.curvature.operators import Operator
-from lrscope.errors import MeasurementError
+from lrscope.curvature.probe import COARSE, Method
+from lrscope.errors import LrscopeWarning, MeasurementError
+from lrscope.isolation import RandomState
 from lrscope.objective import Batch, require_objective
 from lrscope.records import Cost
 
 if TYPE_CHECKING:
     from lrscope.objective import Objective
 
+FLAW = 1e-2
+"""An exact product off by more than this is not exact, but has parts missing."""
+
 Outputs = Callable[[Any], Tensor]
 """From what the model returns to the tensor that the loss is computed from."""
 
 
+Evaluate = Callable[[Tensor], tuple[list[Tensor], Tensor]]
+"""From theta, a leaf of the graph, to the outputs z of one batch, any number of tensors, and its loss."""
+
+
 class Jacobian:
-    """J of one batch's outputs z, any number of tensors, with respect to theta; both products by reverse mode.
+    """J of one batch's outputs z with respect to theta, by reverse mode alone.
 
     ``J v`` is the derivative of ``J^T u`` in u: the usual backward pass, differentiated once more. It needs no
     forward-mode formulas, so it works wherever second derivatives do.
     """
 
-    def __init__(self, leaf: Tensor, outputs: list[Tensor], loss: Tensor) -> None:
-        self.leaf, self.outputs, self.loss = leaf, outputs, loss
-        self.slope: list[Tensor] | None = None  # the loss differentiated by the outputs, once asked for
-        self._duals = [torch.zeros_like(z, requires_grad=True) for z in outputs]
-        (self._pulled,) = torch.autograd.grad(outputs, leaf, self._duals, create_graph=True)
+    def __init__(self, evaluate: Evaluate, theta: Tensor) -> None:
+        self.theta = theta
+        self.evaluate = evaluate
+        self.leaf = theta.clone().requires_grad_()
+        self.outputs, self.loss = evaluate(self.leaf)
+        self._duals = [torch.zeros_like(z, requires_grad=True) for z in self.outputs]
+        (self._pulled,) = torch.autograd.grad(self.outputs, self.leaf, self._duals, create_graph=True)
+        self._slope: list[Tensor] | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -46,23 +59,130 @@ class Jacobian:
         """J v, in the shapes of the outputs, for v of shape ``(P,)``."""
         return list(torch.autograd.grad(self._pulled, self._duals, v, retain_graph=True, materialize_grads=True))
 
+    def bend(self, v: Tensor) -> list[Tensor]:
+        """The Hessian of the loss in the outputs, times J v."""
+        return self.curve(self.push(v))
+
+    def curve(self, w: list[Tensor]) -> list[Tensor]:
+        """The Hessian of the loss in the outputs, times w."""
+        if self._slope is None:
+            self._slope = list(
+                torch.autograd.grad(self.loss, self.outputs, create_graph=True, materialize_grads=True)
+            )
+        bent = [(s, part) for s, part in zip(self._slope, w, strict=True) if s.requires_grad]
+        if not bent:  # a loss linear in the outputs
+            return [torch.zeros_like(z) for z in self.outputs]
+        slopes, directions = zip(*bent, strict=True)
+        return list(torch.autograd.grad(slopes, self.outputs, directions, retain_graph=True, materialize_grads=True))
+
+    # What follows takes ordinary gradients, each of a graph of its own, since those of compiled models serve once.
+
     def pull(self, duals: list[Tensor]) -> Tensor:
         """J^T u, ``(P,)``, for u in the shapes of the outputs."""
         return torch.autograd.grad(self.outputs, self.leaf, duals, retain_graph=True)[0]
+
+    def gradient(self) -> Tensor:
+        """The gradient of the batch's loss, ``(P,)``."""
+        leaf = self.theta.clone().requires_grad_()
+        return torch.autograd.grad(self.evaluate(leaf)[1], leaf)[0]
+
+    def ends(self, shift: Tensor) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """The outputs and the loss's slope in them at theta + shift and theta - shift."""
+        for theta in (self.theta + shift, self.theta - shift):
+            outputs, loss = self.evaluate(theta.requires_grad_())
+            slope = torch.autograd.grad(loss, outputs, materialize_grads=True)
+            yield [z.detach() for z in outputs], list(slope)
+
+
+class DifferenceJacobian(Jacobian):
+    r"""The same from ordinary gradients, for models and losses whose backward cannot be differentiated.
+
+    .. math:: J v \approx \|v\| \, \frac{z(\theta + h u) - z(\theta - h u)}{2 h}, \quad u = v / \|v\|
+
+    and likewise with the slope of the loss in z for its Hessian times J v.
+    """
+
+    def __init__(self, evaluate: Evaluate, theta: Tensor) -> None:
+        self.theta = theta
+        self.evaluate = evaluate
+        self.outputs = [z.detach() for z in evaluate(theta.clone().requires_grad_())[0]]
+
+    def push(self, v: Tensor) -> list[Tensor]:
+        return self._central(v, 0)
+
+    def bend(self, v: Tensor) -> list[Tensor]:
+        return self._central(v, 1)
+
+    def _central(self, v: Tensor, which: Literal[0, 1]) -> list[Tensor]:
+        """Derivative along v of the outputs (0) or of the loss's slope in them (1)."""
+        length = max(float(v.norm()), 1e-30)
+        # The step of DifferenceHessian.
+        step = torch.finfo(v.dtype).eps ** (1 / 3) * max(float(self.theta.norm()), 1.0) / 32
+        ahead, behind = (end[which] for end in self.ends(step / length * v))
+        return [(a - b) * (length / (2 * step)) for a, b in zip(ahead, behind, strict=True)]
+
+    def pull(self, duals: list[Tensor]) -> Tensor:
+        leaf = self.theta.clone().requires_grad_()
+        return torch.autograd.grad(self.evaluate(leaf)[0], leaf, duals)[0]
+
+
+def mismatch(J: Jacobian) -> float:
+    r"""Relative error of J v for :math:`v = J^T u` with random u, where :math:`u^T J v` must be :math:`\|v\|^2`.
+
+    J^T u is an ordinary gradient and so to be trusted. An operation that refuses a second derivative may do so
+    silently; then the squared length of v in the parameters before it is missing.
+    """
+    generator = torch.Generator(device=J.theta.device).manual_seed(0)
+    u = [torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator) for z in J.outputs]
+    v = J.pull(u)
+    length = float(v.double() @ v.double())
+    return abs(_dot(u, J.push(v)) / length - 1) if length > 0 else 0.0
+
+
+def straight(J: Jacobian) -> bool:
+    """Whether the exact Hessian of the loss in the outputs explains how its slope changes over a visible step.
+
+    Not if the loss hides its second derivative, as fused losses may, and silently.
+    """
+    generator = torch.Generator(device=J.theta.device).manual_seed(0)
+    v = torch.randn(J.theta.shape, dtype=J.theta.dtype, device=J.theta.device, generator=generator)
+    # A fiftieth of theta: large enough for outputs in lower precision than theta, whose rounding is allowed for.
+    shift = max(float(J.theta.norm()), 1.0) / 50 * v / v.norm()
+    (z1, s1), (z0, s0) = J.ends(shift)
+    moved = J.curve([a - b for a, b in zip(z1, z0, strict=True)])
+    seen = [a - b for a, b in zip(s1, s0, strict=True)]
+    away = [a - b for a, b in zip(moved, seen, strict=True)]
+    rounding = max(torch.finfo(z.dtype).eps for z in z1) * (_length(s1) + _length(s0))
+    return _length(away) <= COARSE * _length(seen) + rounding
+
+
+def _length(a: list[Tensor]) -> float:
+    return _dot(a, a) ** 0.5
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> float:
+    return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))
 
 
 class JacobianOperator(Operator):
     """Base of the matrices built from Jacobians: one per batch, kept for reuse while there are few batches.
 
+    Attributes:
+        method: ``"exact"``; ``"difference"`` once an exact product was tried and could not be made.
+        error: Relative error of a product with the Jacobian, measured at the first one.
+
     Raises:
         TypeError: Not an objective.
-        MeasurementError: An objective without batches, or an operation whose backward cannot be differentiated.
-        ValueError: ``theta`` has the wrong shape.
+        MeasurementError: An objective without batches, or no product can be made.
+        ValueError: ``theta`` has the wrong shape, or ``method`` is unknown.
     """
 
-    method = "exact"
+    _curved = False
+    """Whether products use the curvature of the loss in the outputs."""
 
-    def __init__(self, objective: Objective, theta: Tensor | None) -> None:
+    def __init__(self, objective: Objective, theta: Tensor | None, method: Method) -> None:
+        if method not in ("auto", "exact", "difference"):
+            raise ValueError(f"method: expected 'auto', 'exact' or 'difference', got {method!r}")
         require_objective(objective)
         if not hasattr(objective, "batch_loss"):
             raise MeasurementError(
@@ -74,6 +194,9 @@ class JacobianOperator(Operator):
             raise ValueError(f"theta: expected shape ({objective.size},), got {tuple(theta.shape)}")
         super().__init__(objective.size, theta.dtype, theta.device)
         self.objective, self.theta = objective, theta
+        self.method = "difference" if method == "difference" else "exact"
+        self._asked = method
+        self.error: float | None = None
         self._kept: list[Jacobian] = []
 
     def _product(self, v: Tensor) -> Tensor:
@@ -97,11 +220,57 @@ class JacobianOperator(Operator):
             if i < len(self._kept):
                 yield weight, self._kept[i]
                 continue
-            leaf = self.theta.clone().requires_grad_()
-            jacobian = Jacobian(leaf, *self._outputs(leaf, batch))
+            jacobian = self._jacobian(batch)
             if few:
                 self._kept.append(jacobian)
             yield weight, jacobian
+
+    def _jacobian(self, batch: Batch) -> Jacobian:
+        state: RandomState | None = None
+
+        def evaluate(leaf: Tensor) -> tuple[list[Tensor], Tensor]:
+            # Random draws in the model (attention with dropout) are the same each time, as in the objective.
+            nonlocal state
+            if state is None:
+                state = RandomState.take()
+            else:
+                state.restore()
+            return self._outputs(leaf, batch)
+
+        if self.method == "exact":
+            try:
+                jacobian = Jacobian(evaluate, self.theta)
+                problem = "" if self.error is not None else self._problem(jacobian)
+                if not problem:
+                    return jacobian
+            except (RuntimeError, NotImplementedError) as error:
+                problem = str(error).strip().splitlines()[0]
+            if self._asked == "exact":
+                raise MeasurementError(
+                    f"no exact product with the Jacobian of this model: {problem}; use method='difference', which "
+                    "needs ordinary gradients only"
+                )
+            self.method, self.error = "difference", None
+        jacobian = DifferenceJacobian(evaluate, self.theta)
+        if self.error is None:
+            self.error = mismatch(jacobian)
+            if not self.error <= COARSE:
+                warnings.warn(
+                    f"Jacobian products by difference are off by {self.error:.0%}, so {type(self).__name__} is a "
+                    "rough guide here; measure a copy of the model in higher precision",
+                    LrscopeWarning,
+                    stacklevel=2,
+                )
+        return jacobian
+
+    def _problem(self, jacobian: Jacobian) -> str:
+        """What is wrong with exact products; "" if nothing is."""
+        self.error = mismatch(jacobian)
+        if not self.error <= FLAW:
+            return "an operation's backward cannot be differentiated, so its part of the product is missing"
+        if self._curved and not straight(jacobian):
+            return "the backward of the loss cannot be differentiated, so its curvature is missing"
+        return ""
 
     @contextmanager
     def _differentiating(self) -> Iterator[None]:
@@ -110,8 +279,7 @@ class JacobianOperator(Operator):
                 yield
             except (RuntimeError, NotImplementedError) as error:
                 raise MeasurementError(
-                    f"no Jacobian product on this model, since it takes differentiating the backward pass: "
-                    f"{str(error).strip().splitlines()[0]}"
+                    f"no {self.method} product with the Jacobian of this model: {str(error).strip().splitlines()[0]}"
                 ) from error
 
 
@@ -132,6 +300,8 @@ class GaussNewton(JacobianOperator):
         theta: Where, ``(P,)``; the model's current parameters by default.
         outputs: From what the model returns to the tensor (or tensors) the loss is computed from; not needed for
             a tensor, or an object with ``logits``.
+        method: How J v is made: ``"exact"``, ``"difference"``, or ``"auto"``, exact if the backward pass can be
+            differentiated, which is tried on random vectors first.
 
     Raises:
         MeasurementError: The loss cannot be split: it never calls the model, or depends on theta in another way (a
@@ -142,43 +312,45 @@ class GaussNewton(JacobianOperator):
         natural gradient method, 2020, arXiv 1412.1193, section 8.
     """
 
-    def __init__(self, objective: Objective, theta: Tensor | None = None, *, outputs: Outputs | None = None) -> None:
-        super().__init__(objective, theta)
+    _curved = True
+
+    def __init__(
+        self,
+        objective: Objective,
+        theta: Tensor | None = None,
+        *,
+        outputs: Outputs | None = None,
+        method: Method = "auto",
+    ) -> None:
+        super().__init__(objective, theta, method)
         self._pick = outputs
+        self._checked = False
 
     def _multiply(self, v: Tensor) -> Tensor:
         product = torch.zeros_like(v)
         for weight, J in self._jacobians():
-            product += weight * J.pull(self._curve(self._slope(J), J.outputs, J.push(v)))
+            if not self._checked:
+                self._require_split(J)
+            product += weight * J.pull(J.bend(v))
+        self._checked = True
         return product
 
     def _outputs(self, leaf: Tensor, batch: Batch) -> tuple[list[Tensor], Tensor]:
         return captured(self.objective, leaf, batch, self._pick)
 
-    def _slope(self, J: Jacobian) -> list[Tensor]:
-        """The loss differentiated by the outputs; checked, once per Jacobian, to explain the whole gradient."""
-        if J.slope is None:
-            slope = list(torch.autograd.grad(J.loss, J.outputs, create_graph=True, materialize_grads=True))
-            (whole,) = torch.autograd.grad(J.loss, J.leaf, retain_graph=True)
-            through = J.pull([s.detach() for s in slope])
-            away, length = float((whole - through).norm()), max(float(whole.norm()), float(through.norm()))
-            if away > torch.finfo(whole.dtype).eps ** 0.5 * length:
-                raise MeasurementError(
-                    f"the loss depends on the parameters not only through the model's output ({away / length:.1g} of "
-                    "the gradient is elsewhere: a weight penalty, or a model called on its own output), so it has no "
-                    "Gauss-Newton matrix; take the penalty out of loss_fn, or use the Hessian"
-                )
-            J.slope = slope
-        return J.slope
-
     @staticmethod
-    def _curve(slope: list[Tensor], outputs: list[Tensor], pushed: list[Tensor]) -> list[Tensor]:
-        """The Hessian of the loss in the outputs, times J v."""
-        bent = [(s, p) for s, p in zip(slope, pushed, strict=True) if s.requires_grad]
-        if not bent:  # a loss linear in the outputs
-            return [torch.zeros_like(z) for z in outputs]
-        slopes, directions = zip(*bent, strict=True)
-        return list(torch.autograd.grad(slopes, outputs, directions, retain_graph=True, materialize_grads=True))
+    def _require_split(J: Jacobian) -> None:
+        """The gradient through the outputs must be the whole gradient."""
+        outputs, loss = J.evaluate(J.theta.clone().requires_grad_())
+        through = J.pull(list(torch.autograd.grad(loss, outputs, materialize_grads=True)))
+        whole = J.gradient()
+        away, length = float((whole - through).norm()), max(float(whole.norm()), float(through.norm()))
+        if away > torch.finfo(whole.dtype).eps ** 0.5 * length:
+            raise MeasurementError(
+                f"the loss depends on the parameters not only through the model's output ({away / length:.1g} of the "
+                "gradient is elsewhere: a weight penalty, or a model called on its own output), so it has no "
+                "Gauss-Newton matrix; take the penalty out of loss_fn, or use the Hessian"
+            )
 
 
 class NTK(JacobianOperator):
@@ -190,7 +362,7 @@ class NTK(JacobianOperator):
 
     Args:
         objective: Gives model and batches; the loss is evaluated, but does not count.
-        theta, outputs: As for :class:`GaussNewton`.
+        theta, outputs, method: As for :class:`GaussNewton`.
 
     Cost of a product: one pull and one push through every batch; :meth:`dense` takes M products.
 
@@ -198,8 +370,15 @@ class NTK(JacobianOperator):
         Jacot, Gabriel & Hongler, Neural tangent kernel, 2018, arXiv 1806.07572.
     """
 
-    def __init__(self, objective: Objective, theta: Tensor | None = None, *, outputs: Outputs | None = None) -> None:
-        super().__init__(objective, theta)
+    def __init__(
+        self,
+        objective: Objective,
+        theta: Tensor | None = None,
+        *,
+        outputs: Outputs | None = None,
+        method: Method = "auto",
+    ) -> None:
+        super().__init__(objective, theta, method)
         self._pick = outputs
         with self._differentiating():
             self._sizes = [J.num_outputs for _, J in self._jacobians()]
@@ -229,6 +408,7 @@ class EmpiricalFisher(JacobianOperator):
         per: ``"example"``: g_n is the gradient of one example alone, all of a batch in one vectorised pass where
             torch can (else one by one). ``"batch"``: the gradient of a batch, weighted by its share of examples;
             works for any model, and depends on how the data are split.
+        method: As for :class:`GaussNewton`.
 
     Raises:
         MeasurementError: The loss of a batch is not the mean over its examples alone (BatchNorm in train mode, an
@@ -241,10 +421,11 @@ class EmpiricalFisher(JacobianOperator):
         theta: Tensor | None = None,
         *,
         per: Literal["example", "batch"] = "example",
+        method: Method = "auto",
     ) -> None:
         if per not in ("example", "batch"):
             raise ValueError(f"per: expected 'example' or 'batch', got {per!r}")
-        super().__init__(objective, theta)
+        super().__init__(objective, theta, method)
         self.per = per
 
     def _multiply(self, v: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lrscope.curvature.eigen import preconditioned, require_finite, scale_of
 from lrscope.curvature.operators import LinearOperator, matvec_of
-from lrscope.curvature.probe import Method, Purpose, choose
+from lrscope.curvature.probe import Method, choose
 from lrscope.linalg import working_dtype
 from lrscope.objective import require_objective
 from lrscope.records import Cost, Table
@@ -71,7 +71,6 @@ class Measuring:
         *,
         preconditioner: Tensor | None = None,
         method: Method = "auto",
-        purpose: Purpose = "solve",
     ) -> None:
         self._began = time.perf_counter()
         self.objective: Any = getattr(target, "objective", None)
@@ -86,7 +85,7 @@ class Measuring:
             A: Any = target
             self.matvec, self.size = matvec_of(A), A.size
             self.like = torch.zeros(A.size, dtype=working_dtype(A.dtype), device=A.device)
-            self.method, self.error, self.note = getattr(A, "method", type(A).__name__), math.nan, ""
+            self.method, self.error, self.note = "", math.nan, ""
             self._count = A
         else:
             objective: Any = target
@@ -97,7 +96,7 @@ class Measuring:
             self.theta, self.size = theta, objective.size
             self.scale = scale_of(preconditioner, theta)
             self.gradient = require_finite(objective, theta)
-            self.choice = choose(objective, theta, method=method, purpose=purpose)
+            self.choice = choose(objective, theta, method=method)
             self.matvec = preconditioned(self.choice.at(objective, theta), self.scale)
             self.like = torch.zeros(objective.size, dtype=working_dtype(theta.dtype), device=theta.device)
             self.method, self.error, self.note = self.choice.method, self.choice.error, self.choice.why
@@ -109,10 +108,14 @@ class Measuring:
 
     def account(self) -> dict[str, Any]:
         """The fields of :class:`Measurement`, now that the work is done."""
-        if self._count is None:
+        A = self._count
+        if A is None:
             cost = self.objective.spent - self._spent
         else:
-            cost = Cost(products=self._count.num_matvecs - self._products)
+            # Known only now: an operator tries its products at the first one.
+            self.method, error = getattr(A, "method", type(A).__name__), getattr(A, "error", None)
+            self.error = math.nan if error is None else error
+            cost = Cost(products=A.num_matvecs - self._products)
         return {
             "method": self.method,
             "error": self.error,

@@ -88,9 +88,17 @@ class Operator(ABC):
 class _Combined(Operator):
     def __init__(self, like: LinearOperator) -> None:
         super().__init__(like.size, like.dtype, like.device)
-        # A result tells what it was measured on, also through a combination.
-        self.objective = getattr(like, "objective", None)
-        self.method = getattr(like, "method", type(self).__name__)
+        self._like = like
+
+    # A result tells what it was measured on, and how, also through a combination.
+
+    @property
+    def objective(self) -> Any:
+        return getattr(self._like, "objective", None)
+
+    @property
+    def method(self) -> str:
+        return getattr(self._like, "method", type(self).__name__)
 
 
 class Sum(_Combined):
