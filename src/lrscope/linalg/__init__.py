@@ -3,7 +3,7 @@
 from lrscope.linalg.lanczos import lanczos
 from lrscope.linalg.lobpcg import lobpcg
 from lrscope.linalg.memory import ProductMemory
-from lrscope.linalg.pairs import EigenPairs, Inner, Matvec, Which, dot, orthonormalise, working_dtype
+from lrscope.linalg.pairs import EigenPairs, Inner, Matvec, Which, all_reduced, dot, orthonormalise, working_dtype
 from lrscope.linalg.power import power_iteration
 from lrscope.linalg.slq import Spectrum, slq
 from lrscope.linalg.trace import Estimate, hutch_pp, hutchinson, xtrace
@@ -18,6 +18,7 @@ __all__ = [
     "ProductMemory",
     "Spectrum",
     "Which",
+    "all_reduced",
     "dot",
     "hutch_pp",
     "hutchinson",

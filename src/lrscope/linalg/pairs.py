@@ -47,6 +47,13 @@ def dot(X: Tensor, Y: Tensor) -> Tensor:
     return X @ Y.T
 
 
+def all_reduced(X: Tensor, Y: Tensor) -> Tensor:
+    """Inner products of vectors of which every process of ``torch.distributed`` holds a shard; an :data:`Inner`."""
+    products = X @ Y.T
+    torch.distributed.all_reduce(products)
+    return products
+
+
 def lengths(X: Tensor, inner: Inner = dot) -> Tensor:
     """Euclidean lengths of the rows of X, ``(M, P)``: ``(M,)``."""
     return X.norm(dim=1) if inner is dot else inner(X, X).diagonal().clamp(min=0).sqrt()
