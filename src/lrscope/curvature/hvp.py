@@ -175,7 +175,7 @@ class DifferenceHessian(Hessian):
     With ``gradient=``, the one at theta that a training step has anyway, the difference is taken to one side:
 
     .. math:: H v \approx \|v\| \, \frac{g(\theta + h u) - g(\theta)}{h}, \quad
-              h = \epsilon^{1/2} \, \max(\|\theta\|, 1) / 4
+              h = \epsilon^{1/2} \, \max(\|\theta\|, 1) / 8
 
     Cost: 1 gradient per product; two to three digits in float32, since the error is of first order in h.
 
@@ -202,7 +202,7 @@ class DifferenceHessian(Hessian):
         eps = torch.finfo(self.dtype).eps
         scale = max(float(self.theta.norm()), 1.0) * widen
         self.gradient = None if gradient is None else gradient.detach().to(self.theta)
-        self.step = eps ** (1 / 3) * scale / 32 if gradient is None else eps ** (1 / 2) * scale / 4
+        self.step = eps ** (1 / 3) * scale / 32 if gradient is None else eps ** (1 / 2) * scale / 8
 
     def _product(self, v: Tensor) -> Tensor:
         return self._with_step(v, self.step)
