@@ -7,9 +7,21 @@ from hypothesis import strategies as st
 
 from lrscope import schedules as lrs
 from lrscope.errors import ScheduleError
+from lrscope.schedules.replan import largest
 from schedule_cases import any_schedule, close, finite, same_bits, steps
 
 laws = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def replanned(old, new, at, keep):
+    """The changed plan; where scaling would go above both plans, that it is refused."""
+    scaled = keep == "lr" and old(at) != new(at)
+    most = max(largest(old), largest(new))
+    if scaled and largest((old(at) / new(at)) * new.after(at)) > most * (1 + 1e-9):
+        with pytest.raises(ScheduleError, match="neither plan goes above"):
+            lrs.replan(old, new, at=at, keep=keep)
+        assume(False)
+    return lrs.replan(old, new, at=at, keep=keep)
 
 
 @laws
@@ -19,7 +31,7 @@ def test_history_is_untouched_and_the_jump_is_told(old, new, at, keep):
         assume(None not in (old.num_steps, new.num_steps) and at < min(old.num_steps, new.num_steps))
     if keep == "lr":
         assume(old(at) == new(at) or (old(at) != 0 and abs(new(at)) > 1e-9))
-    changed = lrs.replan(old, new, at=at, keep=keep)
+    changed = replanned(old, new, at, keep)
     assert same_bits(changed.schedule.values(at), old.values(at))
     assert changed.before == old(at)
     assert changed.after == changed.schedule(at)
@@ -33,7 +45,7 @@ def test_history_is_untouched_and_the_jump_is_told(old, new, at, keep):
 @given(any_schedule, any_schedule, steps)
 def test_keeping_the_rate_scales_the_rest(old, new, at):
     assume(abs(old(at)) > 1e-20 and abs(new(at)) > 1e-9)
-    changed = lrs.replan(old, new, at=at, keep="lr").schedule
+    changed = replanned(old, new, at, "lr").schedule
     assert changed(at) == pytest.approx(old(at), rel=1e-15)
     scale = old(at) / new(at)
     assert close(changed.values(60)[at:], scale * new.values(60)[at:] if at < 60 else [])
@@ -90,7 +102,7 @@ def test_a_longer_cosine_by_each_of_the_three():
 def test_both_curves_are_drawn_to_one_height_and_past_a_bounded_end():
     old = lrs.Linear(1.0, 0.0, 50).with_end("error")
     told = str(lrs.replan(old, lrs.Linear(2.0, 0.0, 100), at=10, keep="shape")).splitlines()
-    assert told[0] == "replanned at step 10: factor 0.8 -> 1.8, a jump (2.25 times)"
+    assert told[0] == "replanned at step 10: factor 0.8 -> 1.8, a jump (2.25 times); at most 1.8 from here on"
     assert told[1].endswith(" 50 steps")
     assert told[2].endswith(" 100 steps")
     assert "█" not in told[1]
@@ -136,3 +148,12 @@ def test_at_step_0_the_new_plan_is_the_plan():
     for keep in ("lr", "shape", "fraction"):
         s = lrs.replan(lrs.Linear(1.0, 0.0, 10), new, at=0, keep=keep).schedule
         assert close(s.values(40), new.values(40))
+
+
+def test_a_rate_in_the_middle_of_the_old_warmup_is_not_scaled_into_the_new_one():
+    """Six percent of a longer run is a longer warmup, and the old rate would become its first steps'."""
+    old, new = (lrs.parse("warmup(20%) > cosine(to=0)", n) for n in (20, 360))
+    with pytest.raises(
+        ScheduleError, match=r'keep="lr" at step 3 would scale the new schedule by 18, up to a factor of 18'
+    ):
+        lrs.replan(old, new, at=3, keep="lr")

@@ -14,7 +14,11 @@ from lrscope.schedules.replan import both_curves
 Drive = Schedule | FeedbackSchedule | str
 """What drives a key: a schedule, or the name of the key that it follows."""
 
-AS_SAVED = "build it as it was saved (schedules.from_spec(state['spec']['schedules']['lr'])), or start anew"
+AS_SAVED = "build it as it was saved, or start anew"
+_REMEDY = (
+    'load_state_dict(state, replan="lr"), "fraction" or "shape"; '
+    "schedules.from_spec(state['spec']['schedules'][...]) is the saved one"
+)
 
 
 class Drives:
@@ -26,10 +30,12 @@ class Drives:
         common: What drives the keys of every group.
         groups: What drives keys of single groups instead, by the group's name or index.
         replanned: By path, the specifications that a script may still build after a change of plan.
+        remedy: How a plan is changed on purpose, for the error that refuses another one; an adapter has its own.
     """
 
     def __init__(self, schedule: Any, groups: Mapping[str | int, Any] | None) -> None:
         self.common = _by_key("schedule", schedule)
+        self.remedy = _REMEDY
         self.groups = {name: _by_key(f"groups[{name!r}]", s) for name, s in (groups or {}).items()}
         self.replanned: dict[str, list[Any]] = {}
 
@@ -91,8 +97,8 @@ class Drives:
             else:
                 raise ScheduleError(
                     f"state_dict: {path} was saved with another schedule: at step {step} its factor is "
-                    f"{old(step):.6g}, that of this one {new(step):.6g}. {AS_SAVED}; or change the plan on purpose "
-                    f'with load_state_dict(state, replan="lr"), "fraction" or "shape"\n{both_curves(old, new)}'
+                    f"{old(step):.6g}, that of this one {new(step):.6g}; {AS_SAVED}, or change the plan on purpose: "
+                    f"{self.remedy}\n{both_curves(old, new)}"
                 )
         for path, drives, key, changed, new in changes:
             if isinstance(changed, Replanned):
@@ -119,13 +125,18 @@ class Drives:
 
 
 def _by_key(where: str, schedule: Any) -> dict[str, Drive]:
+    if isinstance(schedule, Mapping) and "kind" in schedule:
+        schedule = from_spec(schedule)
     by_key = dict(schedule) if isinstance(schedule, Mapping) else {"lr": schedule}
     for key, value in by_key.items():
         follows = isinstance(value, str) and isinstance(schedule, Mapping)
-        if not (isinstance(value, Schedule | FeedbackSchedule) or follows):
+        if isinstance(value, Mapping) and "kind" in value:
+            by_key[key] = from_spec(value)
+        elif not (isinstance(value, Schedule | FeedbackSchedule) or follows):
+            plan = "; of a Plan give plan.schedule" if hasattr(value, "schedule") else ""
             raise ScheduleError(
-                f"{where}: must be a Schedule, or a dict from group keys to Schedules; got {short(value)} for "
-                f"{short(key)}; text is read by lrscope.schedules.parse, a number is Constant(number)"
+                f"{where}: must be a Schedule or its spec, or a dict from group keys to them; got {short(value)} for "
+                f"{short(key)}; text is read by lrscope.schedules.parse, a number is Constant(number){plan}"
             )
     if not by_key:
         raise ScheduleError(f"{where}: the dict is empty; give at least {{'lr': schedule}}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lrscope.errors import ScheduleError
+from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.schedules.checks import did_you_mean, short
 from lrscope.schedules.feedback import FeedbackSchedule, State
 
@@ -18,6 +19,7 @@ Group = dict[str, Any]
 
 _ENTRIES = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
 """Keys that are an entry of another one."""
+_DEAF = 1000  # updates without an observation: more than between two evaluations of any usual run
 
 
 @dataclass
@@ -53,14 +55,26 @@ class Lane:
 
 
 class Listener:
-    """Reads a :class:`FeedbackSchedule`, whose state it holds."""
+    """Reads a :class:`FeedbackSchedule`, whose state it holds, and says if it never hears anything."""
 
     def __init__(self, schedule: FeedbackSchedule) -> None:
         self.schedule = schedule
         self.state: State = schedule.init()
+        self.heard = False
 
     def __call__(self, step: int) -> float:
+        if step >= _DEAF and not self.heard:
+            self.heard = True  # said once
+            warnings.warn(
+                f"{type(self.schedule).__name__}: nothing was observed in {step} updates, so it stays where it is; "
+                "report what it listens to: scheduler.observe(loss=...)",
+                LrscopeWarning,
+                stacklevel=5,
+            )
         return self.schedule.value(self.state, step)
+
+    def hear(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.state, self.heard = self.schedule.update(self.state, step, metrics), True
 
 
 def name_of(group: Mapping[str, Any], index: int) -> str:

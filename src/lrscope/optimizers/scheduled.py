@@ -114,6 +114,7 @@ class ScheduledLR(LRScheduler):
         self.last_epoch = whole("ScheduledLR", "last_epoch", last_epoch, at_least=-1) + 1
         self._step_count = 1
         self._check_names(late)
+        self._check_absolute()
         self._readers: dict[tuple[str, int], Lookup | Listener] = {}
         self._bases: dict[tuple[int, str], Any] = {}
         self._starts = [0] * len(optimizer.param_groups)
@@ -126,6 +127,11 @@ class ScheduledLR(LRScheduler):
         self._step_count += 1
         clock = self._clock
         if epoch is not None:
+            if isinstance(epoch, float | Tensor):
+                raise ScheduleError(
+                    f"ScheduledLR.step: epoch must be a whole number, got {short(epoch)}; a metric is reported by "
+                    "scheduler.observe(loss=...), before step()"
+                )
             self.last_epoch = whole("ScheduledLR.step", "epoch", epoch)
             if clock is not None:
                 clock.pending = 0
@@ -153,7 +159,7 @@ class ScheduledLR(LRScheduler):
         """Report what was seen to the schedules that listen, such as :class:`~lrscope.schedules.Plateau`."""
         for reader in {id(r): r for r in self._readers.values()}.values():
             if isinstance(reader, Listener):
-                reader.state = reader.schedule.update(reader.state, self.last_epoch, metrics)
+                reader.hear(self.last_epoch, metrics)
         self.write()
 
     def replan(self, new: Schedule | int, *, keep: str, key: str = "lr", group: str | int | None = None) -> Replanned:
@@ -282,7 +288,7 @@ class ScheduledLR(LRScheduler):
         self._rebind()
         for (path, _), reader in self._readers.items():
             if isinstance(reader, Listener):
-                reader.state = dict(state_dict.get("heard", {}).get(path, reader.state))
+                reader.state, reader.heard = dict(state_dict.get("heard", {}).get(path, reader.state)), step > 0
         self.write()
 
     def _spec(self) -> dict[str, Any]:
@@ -301,10 +307,28 @@ class ScheduledLR(LRScheduler):
         for name in (*self.groups, *(self.floor if isinstance(self.floor, Mapping) else ())):
             known = name in names or name in late if isinstance(name, str) else 0 <= name < len(present)
             if not known:
-                raise ScheduleError(
-                    f"groups: no parameter group is called {short(name)}; {did_you_mean(name, names)}, or an index "
-                    f"below {len(present)}; a group that is added later is announced by late=[{name!r}]"
+                named = (
+                    did_you_mean(name, names) if names else "they have no names (give them: {'name': 'head', ...})"
                 )
+                raise ScheduleError(
+                    f"groups: no parameter group is called {short(name)}; {named}, or an index below {len(present)}; "
+                    f"a group that is added later is announced by late=[{name!r}]"
+                )
+
+    def _check_absolute(self) -> None:
+        """What is absolute has no base, so nothing can be a share of it."""
+        for drives in (self.schedules, *self.groups.values()):
+            for key, drive in drives.items():
+                if isinstance(drive, str) and ({key, drive} & self.absolute):
+                    raise ScheduleError(
+                        f"absolute: {key} follows {drive}, which works for factors only; give the group its peak as "
+                        "its own rate, and a schedule with a largest factor of 1"
+                    )
+        floors = self.floor.values() if isinstance(self.floor, Mapping) else [self.floor]
+        if "lr" in self.absolute and any(isinstance(floor, str) for floor in floors):
+            raise ScheduleError(
+                f"floor: {short(self.floor)} is a share of a base rate, and lr is absolute; give a number"
+            )
 
     def _rebind(self) -> None:
         self._readers.clear()

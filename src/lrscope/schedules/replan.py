@@ -36,7 +36,8 @@ class Replanned:
         jump = "no jump" if np.isclose(self.before, self.after, rtol=1e-9, atol=0.0) else "a jump"
         ratio = f" ({self.after / self.before:.4g} times)" if jump == "a jump" and self.before else ""
         return (
-            f"replanned at step {self.at}: factor {self.before:.6g} -> {self.after:.6g}, {jump}{ratio}\n"
+            f"replanned at step {self.at}: factor {self.before:.6g} -> {self.after:.6g}, {jump}{ratio}; "
+            f"at most {largest(self.schedule.after(self.at)):.6g} from here on\n"
             f"{both_curves(self.old, self.schedule)}"
         )
 
@@ -47,7 +48,8 @@ def replan(old: Schedule, new: Schedule | int, *, at: int, keep: str) -> Replann
     With ``n_old`` and ``n_new`` the two lengths, the values from step ``at`` on are
 
     - ``keep="lr"``: :math:`\text{new}(t)\, \text{old}(at) / \text{new}(at)`: the new curve from that step on,
-      scaled so that nothing jumps;
+      scaled so that nothing jumps; refused where that would go above both plans, as it does if the new one is
+      still in its warmup;
     - ``keep="fraction"``: the share of the run that is done stays what it was: the rest of the new curve, from
       :math:`at \cdot n_{new} / n_{old}` on, is fitted into the steps that remain;
     - ``keep="shape"``: :math:`\text{new}(t)`, as if it had been the plan from the start. This may jump.
@@ -59,7 +61,8 @@ def replan(old: Schedule, new: Schedule | int, *, at: int, keep: str) -> Replann
         keep: What stays: ``"lr"``, ``"fraction"`` or ``"shape"``.
 
     Raises:
-        ScheduleError: Nothing can be kept: one of the two rates at this step is 0, or a length is not known.
+        ScheduleError: Nothing can be kept: one of the two rates at this step is 0, a length is not known, or the
+            scaled curve would go above both plans.
 
     Example:
         >>> from lrscope.schedules import Linear
@@ -91,8 +94,21 @@ def replan(old: Schedule, new: Schedule | int, *, at: int, keep: str) -> Replann
                     'use keep="fraction" or "shape", or cool down from here with .cool_down(at, steps)'
                 )
             rest = (before / rest(0)) * rest
+            high, most = largest(rest), max(largest(old), largest(new))
+            if high > most * (1 + 1e-9):
+                raise ScheduleError(
+                    f'replan: keep="lr" at step {at} would scale the new schedule by {before / new(at):.4g}, up to a '
+                    f"factor of {high:.4g}, where neither plan goes above {most:.4g}; is the new one still in its "
+                    'warmup there? use keep="fraction" or "shape"'
+                )
     schedule = old.first(at).then(rest) if at else rest
     return Replanned(schedule, at, before, schedule(at), old)
+
+
+def largest(schedule: Schedule) -> float:
+    """The largest size of a value, from at most some thousand steps of a long schedule; of an endless one, of its beginning."""
+    end = 10_000 if schedule.num_steps is None else schedule.num_steps
+    return float(np.abs(schedule._at(np.unique(np.linspace(0, end, min(end, 5000) + 1).round()))).max())
 
 
 def both_curves(old: Schedule, new: Schedule) -> str:

@@ -1,12 +1,13 @@
 """ScheduledLR and groups: own schedules, floors, keys that follow, groups that come later, plans that change."""
 
 import io
+import types
 
 import pytest
 import torch
 
 from lrscope import schedules as lrs
-from lrscope.errors import ScheduleError
+from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers import ScheduledLR
 
 S = lrs.warmup(3, start=0.1).then(lrs.Cosine(1.0, 0.0, 7))
@@ -242,3 +243,42 @@ def test_a_plateau_is_torchs_and_its_memory_is_stored():
     assert lrs_of(reference)[0] < 0.01
     with pytest.raises(ScheduleError, match="'loss' was not observed; did you mean 'los'"):
         scheduler.observe(los=1.0)
+
+
+def test_a_plan_may_be_given_as_it_is_stored():
+    spec = S.to_spec()
+    for given in (spec, {"lr": spec}):
+        assert ScheduledLR(adamw("body"), given).schedules == {"lr": S}
+    with pytest.raises(ScheduleError, match=r"got namespace\(.*; of a Plan give plan.schedule"):
+        ScheduledLR(adamw("body"), types.SimpleNamespace(schedule=spec))
+
+
+def test_nothing_is_a_share_of_what_is_absolute():
+    with pytest.raises(ScheduleError, match="weight_decay follows lr, which works for factors only"):
+        ScheduledLR(adamw("body"), {"lr": S, "weight_decay": "lr"}, absolute=["lr"])
+    with pytest.raises(ScheduleError, match="'10%' is a share of a base rate, and lr is absolute"):
+        ScheduledLR(adamw("body"), S, absolute=["lr"], floor="10%")
+    assert lrs_of(ScheduledLR(adamw("body"), S, absolute=["lr"], floor=0.2).optimizer) == [0.2]
+
+
+def test_a_metric_given_to_step_is_told_where_it_belongs():
+    scheduler = ScheduledLR(adamw("body"), lrs.Plateau())
+    for metric in (0.37, torch.tensor(0.37)):
+        with pytest.raises(ScheduleError, match=r"a metric is reported by scheduler.observe\(loss=...\)"):
+            scheduler.step(metric)
+
+
+def test_a_schedule_that_hears_nothing_says_so_once():
+    scheduler = ScheduledLR(adamw("body"), lrs.Plateau())
+    turn(scheduler, 999)
+    with pytest.warns(LrscopeWarning, match="nothing was observed in 1000 updates"):
+        turn(scheduler)
+    turn(scheduler, 3)
+    heard = ScheduledLR(adamw("body"), lrs.Plateau())
+    heard.observe(loss=1.0)
+    turn(heard, 1001)
+
+
+def test_unnamed_groups_are_told_how_to_get_a_name():
+    with pytest.raises(ScheduleError, match="they have no names"):
+        ScheduledLR(torch.optim.SGD([parameter()], lr=0.1), S, groups={"head": W})
