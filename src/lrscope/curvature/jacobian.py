@@ -303,6 +303,9 @@ class GaussNewton(JacobianOperator):
         method: How J v is made: ``"exact"``, ``"difference"``, or ``"auto"``, exact if the backward pass can be
             differentiated, which is tried on random vectors first.
 
+    Cost of a product: a backward pass and its derivative exact, with the graphs of up to four batches kept; three
+    gradients by difference.
+
     Raises:
         MeasurementError: The loss cannot be split: it never calls the model, or depends on theta in another way (a
             weight penalty, say); or an operation has no second derivative.

@@ -46,7 +46,7 @@ class NoiseScale(Measurement):
         return f"gradient-noise scale {self.value:.4g} +- {self.stderr:.1g} examples, {self.num_batches} batches"
 
 
-def gradient_noise_scale(objective: Objective, theta: Tensor | None = None) -> NoiseScale:
+def gradient_noise_scale(objective: Objective, theta: Tensor | None = None, *, complete: bool = False) -> NoiseScale:
     r"""How many examples a batch must hold for its gradient to be more signal than noise.
 
     .. math:: B = \frac{\operatorname{tr} \Sigma}{|G|^2}
@@ -62,6 +62,8 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None) -> N
     Args:
         objective: Its batches should be random draws from the data; many small ones tell more than few large ones.
         theta: Where, ``(P,)``; the model's current parameters by default.
+        complete: The batches are all the data there are, so that :math:`\bar g` itself is the true gradient. Late in
+            training on few data it is so small that beyond these data it could not be told from zero.
 
     Returns:
         :class:`NoiseScale`. Cost: one gradient; memory: up to 17 vectors.
@@ -106,6 +108,8 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None) -> N
     for part in sums:
         total += part
 
+    whole_mean = float((total / sum(examples)).double().square().sum())
+
     def parts(without: int | None = None) -> tuple[float, float]:
         """Trace of the covariance and squared gradient, of all groups or all but one."""
         keep = [j for j in range(num) if j != without]
@@ -113,13 +117,17 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None) -> N
         N, K = sum(examples[j] for j in keep), sum(sizes[j] for j in keep)
         mean = float((whole / N).double().square().sum())
         covariance = (sum(squares[j] for j in keep) - N * mean) / (K - 1)
-        return covariance, mean - covariance / N
+        return covariance, whole_mean if complete else mean - covariance / N
 
     covariance, squared = parts()
     left_out = [_ratio(*parts(j)) for j in range(num)]
     centre = sum(left_out) / num
     spread = sum((value - centre) ** 2 for value in left_out) if math.isfinite(centre) else math.inf
-    note = "" if squared > 0 else "the gradient cannot be told from zero; give more batches"
+    note = (
+        ""
+        if squared > 0
+        else "the gradient cannot be told from zero: more batches, or complete=True for all the data"
+    )
     return NoiseScale(
         value=_ratio(covariance, squared),
         stderr=math.sqrt((num - 1) / num * spread),

@@ -181,6 +181,21 @@ def test_noise_scale_recovers_the_one_that_made_the_data():
     assert np.mean(abs(values - expected) < 3 * stderrs) > 0.9
 
 
+def test_all_the_data_have_their_own_gradient_as_the_true_one():
+    o = problem(8)
+    grads = torch.stack([one.grad(one.point()) for one in o.each()])
+    mean = grads.mean(0)
+    covariance = 3 * (grads - mean).square().sum() / 7  # 8 batches of 3 examples
+    found = gradient_noise_scale(o, complete=True)
+    assert found.covariance == pytest.approx(float(covariance))
+    assert found.squared_gradient == pytest.approx(float(mean.square().sum()))
+    assert found.value == pytest.approx(float(covariance / mean.square().sum()))
+    beyond = gradient_noise_scale(o)
+    assert beyond.squared_gradient == pytest.approx(found.squared_gradient - found.covariance / 24)
+    assert beyond.value > found.value
+    assert 0 < found.stderr < found.value
+
+
 def test_noise_that_hides_the_gradient_is_reported_as_infinite():
     model = nn.Linear(1, 1, bias=False).double()
     x = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0], dtype=DOUBLE)[:, None]
@@ -189,6 +204,7 @@ def test_noise_that_hides_the_gradient_is_reported_as_infinite():
     assert found.value == found.stderr == math.inf
     assert found.squared_gradient < 0
     assert "cannot be told from zero" in found.note
+    assert gradient_noise_scale(o, torch.zeros(1, dtype=DOUBLE), complete=True).value == math.inf
 
 
 @pytest.mark.parametrize("by", ["module", "parameter"])
