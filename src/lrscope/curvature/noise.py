@@ -123,11 +123,7 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None, *, c
     left_out = [_ratio(*parts(j)) for j in range(num)]
     centre = sum(left_out) / num
     spread = sum((value - centre) ** 2 for value in left_out) if math.isfinite(centre) else math.inf
-    note = (
-        ""
-        if squared > 0
-        else "the gradient cannot be told from zero: more batches, or complete=True for all the data"
-    )
+    unclear = "the gradient cannot be told from zero: more batches, or complete=True for all the data"
     return NoiseScale(
         value=_ratio(covariance, squared),
         stderr=math.sqrt((num - 1) / num * spread),
@@ -138,7 +134,7 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None, *, c
         error=math.nan,
         cost=Cost(gradients=1, seconds=time.perf_counter() - began),
         batches=describe(objective),
-        note=note,
+        note="" if squared > 0 else unclear,
     )
 
 

@@ -163,19 +163,25 @@ def xtrace(
     draws = Draws(like, generator)
     omega = torch.stack([draws.gaussian() for _ in range(n)])
     omega = omega * (size / inner(omega, omega).diagonal()).sqrt()[:, None]  # on the sphere of radius sqrt(P)
-    Y = torch.stack([_apply(matvec, w) for w in omega])
-    if not _finite(Y, inner):
-        return Estimate(math.nan, math.nan, n)
-    Q = Y[:0]
-    for y in Y:
-        unit = orthonormalise(y, Q, inner)
-        Q = Q if unit is None else torch.cat([Q, unit[None]])
-    T = _small(inner(Q, torch.stack([_apply(matvec, q) for q in Q]))) if len(Q) else torch.zeros(0, 0).double()
-    spent = n + len(Q)
-    if len(Q) < n or n == size:  # Q spans the range of A
+    # All that is kept beside Omega and Q are small matrices: R = Q'Y with Y = A Omega, T = Q'AQ, X = Q'Omega.
+    Q, rank = torch.empty_like(omega), 0
+    R, T = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    for i, w in enumerate(omega):
+        y = _apply(matvec, w)
+        if not _finite(y, inner):
+            return Estimate(math.nan, math.nan, i + 1)
+        unit = orthonormalise(y, Q[:rank], inner)
+        if unit is not None:
+            Q[rank] = unit
+            rank += 1
+        R[:rank, i] = _small(inner(Q[:rank], y[None])[:, 0])
+    for j in range(rank):
+        T[:rank, j] = _small(inner(Q[:rank], _apply(matvec, Q[j])[None])[:, 0])
+    spent = n + rank
+    if rank < n or n == size:  # Q spans the range of A
         return Estimate(float(T.trace()), 0.0, spent)
-    # All that follows are n x n matrices: R = Q'Y, X = Q'Omega, and s_i, the direction that only Y_i brings to Q.
-    R, X = _small(inner(Q, Y)), _small(inner(Q, omega))
+    X = _small(inner(Q, omega))
+    # s_i is the direction that only Y_i brings to Q.
     S = torch.linalg.inv(R).T
     S = S / S.norm(dim=0)
     U = X - S * (S * X).sum(0)  # Q_(i)' omega_i, in the coordinates of Q
