@@ -251,8 +251,8 @@ class Objective:
         """
         self._check(theta)
         self._check(v, "v")
-        product = torch.zeros_like(theta)
         with self.differentiable():
+            product = torch.zeros_like(theta)
             for weight, batch in zip(self.weights, self.batches, strict=True):
                 leaf, grad = self.first_order(theta, batch)
                 if grad.requires_grad:  # else the loss is linear in theta and its Hessian zero

@@ -94,9 +94,10 @@ class _Derived(Hessian):
             return super()._products(rows)
 
     def _summed(self, v: Tensor) -> Tensor:
-        product = torch.zeros_like(v)
         objective = self.objective
         with objective.differentiable():
+            v = v.clone() if v.is_inference() else v
+            product = torch.zeros_like(v)
             for i, (weight, batch) in enumerate(zip(objective.weights, objective.batches, strict=True)):
                 part = self._part(i, batch, v)
                 if part is not None:

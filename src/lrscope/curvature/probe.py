@@ -102,7 +102,7 @@ def choose(
     Raises:
         ValueError: Unknown ``method``.
         MeasurementError: The method asked for, or all of them, cannot work; with the operation's name, and with
-            a method that will.
+            a method that will. Or the loss is not deterministic.
     """
     if method not in ("auto", "exact", "forward", "difference"):
         raise ValueError(f"method: expected 'auto', 'exact', 'forward' or 'difference', got {method!r}")
@@ -177,6 +177,7 @@ def probe(objective: Objective, theta: Tensor) -> Probe:
         D = DifferenceHessian(objective, theta)
         difference, widen = _relative(D @ a - Ha, Ha), 1.0
         if difference > DOUBTFUL:
+            _require_function(objective, theta)
             hidden = _hidden(objective, theta)
             if hidden and D.with_error(a)[1] < difference / 10:
                 return _probe_difference(
@@ -204,6 +205,18 @@ def _with_forward(found: Probe, objective: Objective, theta: Tensor) -> Probe:
         return replace(found, forward=_asymmetry(x, Hx, a, H @ a))
     except (RuntimeError, NotImplementedError) as error:
         return replace(found, forward=float("nan"), forward_obstacle=_reason(error))
+
+
+def _require_function(objective: Objective, theta: Tensor) -> None:
+    """Refuse a loss that is another one each time it is evaluated; cost: two gradients."""
+    first, second = objective.grad(theta), objective.grad(theta)
+    away = _relative(first - second, first)
+    if away > DOUBTFUL:
+        raise MeasurementError(
+            f"loss_fn: two gradients at the same theta differ by {away:.1g} of their length, so the loss is not a "
+            "function and has no curvature; draws from the global generators of torch, NumPy and Python repeat by "
+            "themselves, so look for a generator of its own or a counter in the model"
+        )
 
 
 def _random(theta: Tensor) -> Tensor:
@@ -252,6 +265,8 @@ def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: 
                 best = Probe(nan, error, obstacle, widen)
             if best.difference <= DOUBTFUL:
                 break
+            if widen == 1.0:
+                _require_function(objective, theta)
     except (RuntimeError, NotImplementedError) as error:
         return Probe(nan, nan, f"{obstacle}; nor a gradient: {_reason(error)}")
     return best
