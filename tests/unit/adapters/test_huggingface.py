@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrscope.adapters.huggingface import schedule_from_config
-from lrscope.errors import ScheduleError
+from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers import ScheduledLR
 
 transformers = pytest.importorskip("transformers")
@@ -201,6 +203,8 @@ def test_the_floor_there_is_a_share_of_the_default_rate_and_is_read_as_that():
     ("config", "steps", "message"),
     [
         ({"lr_scheduler_type": "cosin"}, 10, "did you mean 'cosine'"),
+        ({"lr_scheduler_type": ["cosine"]}, 10, r"unknown \['cosine'\].*allowed: constant"),
+        ({"lr_scheduler_type": "linear", "warmup_ratio": 5}, 10, "at most 1, got 5; .*give warmup_steps"),
         ({"lr_scheduler_type": "greedy"}, 10, "follows a metric"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, 10, "follows a metric"),
         ({"lr_scheduler_type": "cosine"}, None, "give steps="),
@@ -232,3 +236,28 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(config, steps, mes
     with pytest.raises(ScheduleError, match=message) as error:
         schedule_from_config(config, steps)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("warmup_step", "warmup_steps"),
+        ("num_warmup_steps", "warmup_steps"),
+        ("warmup", "warmup_steps"),
+        ("scheduler", "lr_scheduler_type"),
+        ("lr_scheduler", "lr_scheduler_type"),
+        ("learning_rates", "learning_rate"),
+    ],
+)
+@pytest.mark.parametrize("kind", [dict, SimpleNamespace])
+def test_a_field_that_is_nearly_one_of_theirs_is_named(kind, wrong, right):
+    config = kind(**{"lr_scheduler_type": "linear", wrong: 100})
+    with pytest.warns(LrscopeWarning, match=f"'{wrong}' is not read and has no effect; did you mean '{right}'"):
+        schedule_from_config(config, steps=1000)
+
+
+def test_every_field_that_transformers_has_passes_without_a_word(tmp_path):
+    args = transformers.TrainingArguments(str(tmp_path), max_steps=50, use_cpu=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert schedule_from_config(args) == schedule_from_config(args.to_dict())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrscope.adapters.unread import warn_of_unread
 from lrscope.errors import ScheduleError
 from lrscope.schedules import (
     Constant,
@@ -38,7 +39,8 @@ def schedule_from_config(config: Any, steps: int | None = None) -> Schedule:
     a group with a rate of its own ends at that share of its own rate.
 
     Args:
-        config: ``TrainingArguments``, or a dict with (some of) its fields, as in its JSON. Other keys are ignored.
+        config: ``TrainingArguments``, or a dict with (some of) its fields, as in its JSON. Other keys are ignored,
+            with a warning for those that seem to mean one of these (``num_warmup_steps``, ``scheduler``).
         steps: Optimizer updates in the whole run; ``max_steps`` of the configuration unless given.
 
     Raises:
@@ -56,12 +58,12 @@ def schedule_from_config(config: Any, steps: int | None = None) -> Schedule:
     fields = _fields(config)
     name = fields.get("lr_scheduler_type", "linear")
     name = getattr(name, "value", name)
-    if name in _LISTENING:
+    if isinstance(name, str) and name in _LISTENING:
         raise ScheduleError(
             f"lr_scheduler_type: {name!r} follows a metric of the run, so it has no values before it; run it in the "
             "Trainer, or choose a schedule"
         )
-    if name not in _READERS:
+    if not isinstance(name, str) or name not in _READERS:
         raise ScheduleError(f"lr_scheduler_type: unknown {short(name)}; {did_you_mean(name, _READERS)}")
     read, allowed = _READERS[name]
     options = _options(fields.get("lr_scheduler_kwargs"))
@@ -222,6 +224,9 @@ def _fields(config: Any) -> dict[str, Any]:
             f"config: expected TrainingArguments or a dict of their fields, got {short(config)}; it may have: "
             f"{', '.join(_FIELDS)}"
         )
+    warn_of_unread(
+        config if isinstance(config, Mapping) else getattr(config, "__dict__", ()), _FIELDS, ("warmup", "sched")
+    )
     return found
 
 
@@ -255,6 +260,11 @@ def _warmup_steps(fields: Mapping[str, Any], total: int | None, name: str) -> in
     for key, value in (("warmup_steps", given), ("warmup_ratio", ratio)):
         if value < 0:
             raise ScheduleError(f"config: {key} must be 0 or more, got {value:g}")
+    if ratio > 1:
+        raise ScheduleError(
+            f"config: warmup_ratio is a share of the run and at most 1, got {ratio:g}; for a number of "
+            "updates, give warmup_steps"
+        )
     if given >= 1:
         return int(given)
     share = given or ratio
