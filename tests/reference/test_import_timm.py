@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from lrscope import schedules as lrs
 from lrscope.adapters import timm as adapter
 from lrscope.adapters.timm import TimmStepping, from_timm
-from lrscope.errors import ScheduleError
+from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers import ScheduledLR
 
 RTOL, ATOL = 1e-12, 1e-14
@@ -176,7 +176,7 @@ def test_plateau(metrics, eval_metric, patience, min_lr):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         theirs, _ = ts.create_scheduler(types.SimpleNamespace(**config), reference)
-    ours = from_timm(config, updates_per_epoch=2)
+    ours = from_timm(config, updates_per_epoch=2, optimizer=opt)
     assert from_timm(theirs).only() == ours.only()
     got = as_the_script_runs_it(opt, TimmStepping(ours.run(opt), 2), 24, 2, metrics)
     np.testing.assert_allclose(got, as_the_script_runs_it(reference, theirs, 24, 2, metrics), rtol=RTOL)
@@ -226,6 +226,73 @@ def test_the_face_is_stateless_as_timms_and_resumes_by_number():
     assert other.param_groups[0]["lr"] == whole[13]
 
 
+@pytest.mark.parametrize(("given", "real", "jumps"), [(5, 6, True), (6, 6, False), (7, 6, True)])
+def test_a_wrong_length_of_the_epoch_is_said_once_not_at_every_jump(given, real, jumps):
+    opt = optimizer()
+    stepping = TimmStepping(ScheduledLR(opt, lrs.Linear(1.0, 0.0, 40)), given)
+    stepping.step(0)  # before the first update, as on resume
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        as_the_script_runs_it(opt, stepping, 4 * real, real)
+    told = [str(w.message) for w in said if issubclass(w.category, LrscopeWarning)]
+    assert (
+        told
+        == [
+            f"TimmStepping: step(epoch=1) goes to update {given}, but the loop has just reported {real} updates; "
+            f"updates_per_epoch={given} does not fit the loop"
+        ]
+        * jumps
+    )
+
+
+def test_without_an_optimizer_the_factors_are_for_looking_at():
+    config = {"sched": "cosine", "epochs": 10, "lr": 0.1, "warmup_epochs": 0, "min_lr": 0.01}
+    unknown = from_timm(config, updates_per_epoch=2)
+    opt = optimizer((0.1, 0.4), (1.0, 0.5))
+    with pytest.raises(ScheduleError, match=r"was read without an optimizer.*give the importer optimizer="):
+        unknown.run(opt)
+    assert all("initial_lr" not in g for g in opt.param_groups)
+    from_timm(config, updates_per_epoch=2, optimizer=opt).run(opt)
+    assert [g["lr"] for g in opt.param_groups] == [0.1, 0.2]
+    unknown.run(other := optimizer((0.3,)), base="own")
+    assert other.param_groups[0]["lr"] == 0.3
+
+
+OTHER_KEYS = [
+    "model_ema_warmup",
+    "mixup_off_epoch",
+    "epoch_repeats",
+    "start_epoch",
+    "cooldown_epochs",
+    "lr_base",
+    "lr_base_scale",
+    "lr_noise_pct",
+    "lr_noise_std",
+    "layer_decay",
+    "weight_decay",
+    "model_ema_decay",
+    "eval_metric",
+    "grad_accum_steps",
+    "seed",
+    "opt",
+    "batch_size",
+]
+"""Of timm's training script: those that resemble the keys of the schedule, and some others."""
+
+
+def test_a_key_that_is_nearly_one_of_timms_is_named_and_other_keys_are_not():
+    config = {"sched": "cosine", "epochs": 10, "lr": 0.1}
+    for wrong, right in [("warmup_epoch", "warmup_epochs"), ("Epochs", "epochs"), ("num_warmup", "warmup_lr")]:
+        for given_config in (config | {wrong: 10}, types.SimpleNamespace(**config, **{wrong: 10})):
+            with pytest.warns(
+                LrscopeWarning, match=f"'{wrong}' is not read and has no effect; did you mean '{right}'"
+            ):
+                from_timm(given_config, updates_per_epoch=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_timm(dict.fromkeys(OTHER_KEYS, "top1") | config, updates_per_epoch=5)
+
+
 def test_what_cannot_be_read_is_refused_in_one_line():
     config = {"sched": "cosine", "epochs": 10, "lr": 0.1}
     cases = [
@@ -240,10 +307,16 @@ def test_what_cannot_be_read_is_refused_in_one_line():
             config | {"sched": "wsd", "decay_epochs": 2, "lr_decay_fn": "sqrt"},
             "unknown 'sqrt'; did you mean '1-sqrt'",
         ),
-        (config | {"warmup_epochs": 1.5}, "warmup_t must be a whole number"),
+        (config | {"warmup_epochs": 1.5}, r"config: warmup_epochs must be a whole number of epochs, got 1\.5"),
+        (
+            config | {"warmup_epochs": 0.5, "sched_on_updates": True},
+            r"config: warmup_epochs must be a whole number of updates \(epochs times updates_per_epoch\), got 0\.5",
+        ),
+        (config | {"warmup_epochs": -1}, "config: warmup_epochs must be a whole number of epochs, got -1"),
+        (config | {"sched": "wsd", "epochs": 7.5}, r"config: epochs must be a whole number of epochs, got 7\.5"),
         (config | {"epochs": "300"}, "epochs must be a number greater than 0, got '300'"),
         (config | {"epochs": 0}, "epochs must be greater than 0"),
-        (config | {"lr_cycle_limit": 1.5}, "cycle_limit must be a whole number"),
+        (config | {"lr_cycle_limit": 1.5}, "config: lr_cycle_limit must be a whole number"),
         (config | {"sched": "multistep", "decay_milestones": 30}, "decay_milestones must be a list"),
         ({"lr": 0.1}, "expected a timm scheduler or a configuration with sched"),
     ]

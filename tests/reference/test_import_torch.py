@@ -542,6 +542,118 @@ def test_an_imported_schedule_is_stored_and_resumed_bit_for_bit():
         assert lrs.from_spec(s.to_spec()) == s
 
 
+# Each curve is of rates in absolute numbers, so its factors are true only of the rate that it was read with.
+ABSOLUTE = {
+    "OneCycleLR": (1e-3, lambda o: tl.OneCycleLR(o, max_lr=1e-3, total_steps=40, cycle_momentum=False)),
+    "CyclicLR": (1e-3, lambda o: tl.CyclicLR(o, 1e-4, 1e-3, 10, cycle_momentum=False)),
+    "CosineAnnealingLR": (1.0, lambda o: tl.CosineAnnealingLR(o, 20, eta_min=0.1)),
+    "SequentialLR": (
+        1.0,
+        lambda o: tl.SequentialLR(o, [tl.ConstantLR(o, 0.5, 99), tl.CosineAnnealingLR(o, 20, eta_min=0.1)], [4]),
+    ),
+    "SWALR": (1.0, lambda o: SWALR(o, 0.05, 6)),
+}
+
+
+@pytest.mark.parametrize("read_by", [from_torch, lambda s: simulate(s, 40)], ids=["from_torch", "simulate"])
+@pytest.mark.parametrize("name", ABSOLUTE)
+def test_on_a_fresh_optimizer_the_curve_is_torchs_or_an_error(name, read_by):
+    lr, build = ABSOLUTE[name]
+    imported = read_by(build(optimizer(lr)))
+    expected = rates(o := optimizer(lr), build(o), 40)
+    (read,) = imported.bases
+    assert read == o.param_groups[0]["initial_lr"]
+    np.testing.assert_allclose(run_of(imported, optimizer(read), 40), expected, rtol=1e-10)
+    for other in {lr, 0.3 * read} - {read}:
+        opt = optimizer(other)
+        with pytest.raises(ScheduleError, match=rf"rate of {other:g}, .* factors of {read:g};") as caught:
+            imported.run(opt)
+        assert "\n" not in str(caught.value)
+        assert "initial_lr" not in opt.param_groups[0]
+        assert opt.param_groups[0]["lr"] == other
+        np.testing.assert_allclose(rates(opt, imported.run(opt, base="read"), 40), expected, rtol=1e-10)
+        opt = optimizer(other)
+        scaled = rates(opt, imported.run(opt, base="own"), 40)
+        np.testing.assert_allclose(scaled, expected * other / read, rtol=1e-10)
+
+
+def test_a_resumed_run_is_right_before_the_optimizers_state_is_loaded_too():
+    def start():
+        opt = optimizer(1.0)
+        return opt, from_torch(tl.OneCycleLR(optimizer(1.0), 1.0, 40, cycle_momentum=False)).run(opt, base="read")
+
+    opt, scheduler = start()
+    expected = rates(opt, scheduler, 11)[-1, 0]
+    again, resumed = start()
+    resumed.load_state_dict(copy.deepcopy(scheduler.state_dict()))
+    assert again.param_groups[0]["lr"] == expected
+    again.load_state_dict(copy.deepcopy(opt.state_dict()))
+    assert again.param_groups[0]["lr"] == expected
+
+
+def test_the_groups_of_another_optimizer_must_be_those_that_were_read():
+    def cosine(o):
+        return tl.CosineAnnealingLR(o, 10, eta_min=1e-3)
+
+    alike, differing = from_torch(cosine(optimizer([0.1, 0.1]))), from_torch(cosine(optimizer([0.1, 0.2])))
+    opt = optimizer([0.1] * 3)
+    expected = rates(o := optimizer([0.1] * 3), cosine(o), 25)
+    np.testing.assert_allclose(run_of(alike, opt, 25), expected, rtol=RTOL)
+    with pytest.raises(ScheduleError, match="2 groups that differ, and this one has 3"):
+        differing.run(optimizer([0.1, 0.2, 0.2]))
+    with pytest.raises(ScheduleError, match=r"group 1 started from a learning rate of 0\.1"):
+        differing.run(optimizer([0.1, 0.1]))
+    with pytest.raises(ScheduleError, match="base: unknown 'reed'; did you mean 'read'"):
+        alike.run(opt, base="reed")
+    tensor = optimizer(0.1)
+    tensor.param_groups[0]["lr"] = torch.tensor(0.1)  # not quite 0.1 in float32
+    alike.run(tensor)
+
+
+class Counting:
+    """Called a second time, it is another function; ``seen`` is shared by a copy that is not deep."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, t):
+        self.seen.append(t)
+        return 1 / (1 + t)
+
+
+@pytest.mark.parametrize("kind", [tl.LambdaLR, tl.MultiplicativeLR, "chain"])
+def test_a_callable_object_is_called_as_a_copy(kind):
+    opt = optimizer()
+    function = Counting()
+    if kind == "chain":
+        scheduler = tl.ChainedScheduler([tl.LambdaLR(opt, function), tl.CosineAnnealingLR(opt, 5)], opt)
+    else:
+        scheduler = kind(opt, function)
+    before = list(function.seen)
+    from_torch(scheduler, steps=9)
+    simulate(scheduler, 9)
+    assert function.seen == before
+
+
+def test_a_scale_function_with_a_state_is_called_as_a_copy():
+    scheduler = tl.CyclicLR(optimizer(), 0.1, 1.0, 3, scale_fn=(scale := Counting()), cycle_momentum=False)
+    before = list(scale.seen)
+    from_torch(scheduler, steps=9)
+    assert scale.seen == before
+
+
+def test_a_function_that_keeps_a_state_is_no_function_of_the_step():
+    calls = []
+
+    def worn(t):
+        calls.append(t)
+        return 0.5 ** len(calls)
+
+    for kind in (tl.LambdaLR, tl.MultiplicativeLR):
+        with pytest.raises(ScheduleError, match=rf"{kind.__name__}: its function gives .* for step 0, and .* again"):
+            from_torch(kind(optimizer(), worn), steps=5)
+
+
 PAGE = Path(__file__).parents[2] / "docs" / "from_torch.md"
 ROWS = re.findall(r"^\| `(\w+\(opt.*|ChainedScheduler.*)` \| `(.*)` \|$", PAGE.read_text(), re.MULTILINE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,8 @@ from torch.optim import Optimizer
 
 from lrscope.adapters.imported import Drive, Imported, collected, share
 from lrscope.adapters.timm_formulas import after, curve, falls_to_zero, stairs
-from lrscope.errors import ScheduleError
+from lrscope.adapters.unread import warn_of_unread
+from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import Constant, Linear, Plateau
 from lrscope.schedules.checks import did_you_mean, number, several, short, whole
@@ -34,8 +36,8 @@ def from_timm(
             ...); what is missing is as in ``timm.scheduler.scheduler_kwargs``.
         updates_per_epoch: Optimizer updates in an epoch. Needed by whatever is counted in epochs, thus by every
             configuration.
-        optimizer: For a configuration, whose groups have rates or an ``lr_scale`` of their own. A scheduler knows
-            its optimizer.
+        optimizer: For a configuration: the factors are then of each group's own rate and ``lr_scale``. Without it
+            they are of ``lr``, for looking at only. A scheduler knows its optimizer.
         steps: Updates in the run; needed only by ``step`` with a decay interval that is not whole.
 
     Returns:
@@ -69,7 +71,9 @@ def from_timm(
         if updates is None:
             raise ScheduleError("updates_per_epoch: needed, since this scheduler counts epochs")
         stair = updates
-    return collected({"lr": [_drive(kind, settings, *of, stair, steps) for of in _groups(optimizer, settings)]})
+    groups = _groups(optimizer, settings)
+    bases = () if optimizer is None else [base for base, _ in groups]
+    return collected({"lr": [_drive(kind, settings, *of, stair, steps) for of in groups]}, bases)
 
 
 class TimmStepping:
@@ -91,6 +95,7 @@ class TimmStepping:
         >>> stepping.step_update(2)
         >>> stepping.scheduler.get_last_lr()
         [0.4]
+        >>> stepping.step_update(5)
         >>> stepping.step(epoch=1)
         >>> stepping.scheduler.get_last_lr()
         [0.25]
@@ -102,18 +107,35 @@ class TimmStepping:
         self.scheduler = scheduler
         self.updates_per_epoch = whole("TimmStepping", "updates_per_epoch", updates_per_epoch, at_least=1)
         drives = [scheduler.schedules, *scheduler.groups.values()]
+        self._updates: int | None = None  # what the loop has reported since the last epoch
+        self._told = False
         self._heard = {d.metric for keys in drives for d in keys.values() if isinstance(d, Plateau)}
 
     def step(self, epoch: int, metric: float | None = None) -> None:
-        """Go to the first update of ``epoch``; ``metric`` is what a plateau listens to."""
-        self.scheduler.step(whole("TimmStepping.step", "epoch", epoch) * self.updates_per_epoch)
+        """Go to the first update of ``epoch``; ``metric`` is what a plateau listens to.
+
+        If the updates reported do not end where ``epoch`` begins, ``updates_per_epoch`` is wrong and every epoch
+        would begin with a jump: that is said once, in a warning.
+        """
+        update = whole("TimmStepping.step", "epoch", epoch) * self.updates_per_epoch
+        if self._updates not in (None, update) and not self._told:
+            self._told = True
+            warnings.warn(
+                f"TimmStepping: step(epoch={epoch}) goes to update {update}, but the loop has just reported "
+                f"{self._updates} updates; updates_per_epoch={self.updates_per_epoch} does not fit the loop",
+                LrscopeWarning,
+                stacklevel=2,
+            )
+        self._updates = None
+        self.scheduler.step(update)
         if metric is not None and self._heard:
             self.scheduler.observe(**dict.fromkeys(self._heard, float(metric)))
 
     def step_update(self, num_updates: int, metric: float | None = None) -> None:
         """Go to the update that follows ``num_updates`` finished ones; the metric of an update is not used."""
         del metric
-        self.scheduler.step(whole("TimmStepping.step_update", "num_updates", num_updates))
+        self._updates = whole("TimmStepping.step_update", "num_updates", num_updates)
+        self.scheduler.step(self._updates)
 
     def state_dict(self) -> dict[str, Any]:
         """That of the scheduler."""
@@ -133,6 +155,13 @@ _SCHEDULERS = {
     "WSDLRScheduler": "wsd",
     "PlateauLRScheduler": "plateau",
 }
+_KEYS = (
+    *("sched", "sched_on_updates", "epochs", "lr", "min_lr", "warmup_epochs", "warmup_lr", "warmup_prefix"),
+    *("decay_epochs", "decay_milestones", "decay_rate", "lr_cycle_mul", "lr_cycle_decay", "lr_cycle_limit"),
+    *("lr_k_decay", "lr_decay_fn", "lr_stable_timescale", "patience_epochs", "eval_metric", "lr_noise"),
+    # Known to timm and rightly not read: these shape the noise, and a cooldown stays at the floor.
+    *("lr_noise_pct", "lr_noise_std", "cooldown_epochs", "model_ema_warmup"),
+)
 _NAMES = ("cosine", "tanh", "poly", "step", "constant", "multistep", "wsd", "rsqrt", "plateau", "none")
 
 
@@ -146,6 +175,14 @@ def _from_config(config: Any, updates: int | None) -> tuple[str, SimpleNamespace
         value = number("config", key, read(key, default), above=above)
         return int(value) if value == int(value) else value
 
+    def count(key: str, default: float, *, above: float | None = None) -> int:
+        """An amount in epochs, in what the scheduler counts: epochs or updates, and a whole number of them."""
+        value = amount(key, default, above=above) * unit
+        if value < 0 or value != int(value):
+            counted = "updates (epochs times updates_per_epoch)" if unit > 1 else "epochs" if in_epochs else "updates"
+            raise ScheduleError(f"config: {key} must be a whole number of {counted}, got {short(read(key, default))}")
+        return int(value)
+
     name = read("sched")
     if name not in _NAMES:
         raise ScheduleError(
@@ -157,19 +194,22 @@ def _from_config(config: Any, updates: int | None) -> tuple[str, SimpleNamespace
     if updates is None:
         raise ScheduleError("updates_per_epoch: needed, since a configuration counts in epochs")
     unit = 1 if in_epochs else updates
+    keys = config if isinstance(config, Mapping) else getattr(config, "__dict__", ())
+    warn_of_unread(keys, _KEYS, ("warmup", "sched", "lr_cycle"))
     decay = None if read("decay_epochs", 30) is None else amount("decay_epochs", 30, above=0)
+    wsd, cycles = name in ("wsd", "rsqrt"), name in ("cosine", "tanh", "poly")
     s = SimpleNamespace(
         lr=read("lr"),
         t_in_epochs=in_epochs,
         noise_range_t=read("lr_noise"),
-        t_initial=amount("epochs", 100, above=0) * unit,
+        t_initial=count("epochs", 100, above=0) if wsd else amount("epochs", 100, above=0) * unit,
         lr_min=amount("min_lr", 0.0),
-        warmup_t=amount("warmup_epochs", 5) * unit,
+        warmup_t=0 if name == "none" else count("warmup_epochs", 5),
         warmup_lr_init=amount("warmup_lr", 1e-5),
         warmup_prefix=bool(read("warmup_prefix", False)),
         cycle_mul=amount("lr_cycle_mul", 1.0, above=0),
         cycle_decay=amount("lr_cycle_decay", 0.1),
-        cycle_limit=amount("lr_cycle_limit", 1),
+        cycle_limit=whole("config", "lr_cycle_limit", amount("lr_cycle_limit", 1)) if cycles else 1,
         k_decay=amount("lr_k_decay", 1.0, above=0),
         power=amount("decay_rate", 0.1),
         decay_rate=amount("decay_rate", 0.1),
@@ -182,7 +222,7 @@ def _from_config(config: Any, updates: int | None) -> tuple[str, SimpleNamespace
     elif name == "multistep":
         at = several("config", "decay_milestones", read("decay_milestones", [30, 60]))
         s.decay_t = [number("config", "decay_milestones", m) * unit for m in at]
-    elif name in ("wsd", "rsqrt"):
+    elif wsd:
         _plan_wsd(s, name, 0.2 if decay is None else decay, read, unit)
     elif name == "plateau":
         s.patience, s.mode = (

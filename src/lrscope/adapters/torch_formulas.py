@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import warnings
@@ -90,15 +91,35 @@ def read(s: Any, at: Place) -> Schedule:
 
 
 def _lambda(s: Any, at: Place) -> Schedule:
-    function = s.lr_lambdas[at.group]
-    return Table(tuple(float(function(t)) for t in range(_needed(s, at))))
+    return Table(tuple(_asked(s, at)))
 
 
 def _multiplicative(s: Any, at: Place) -> Schedule:
-    function, count = s.lr_lambdas[at.group], _needed(s, at)
-    first = 1.0 if at.entry is None else at.entry * float(function(0))
-    factors = (float(function(t)) for t in range(1, count))
+    first, *factors = _asked(s, at)
+    first = 1.0 if at.entry is None else at.entry * first
     return Table(tuple(itertools.accumulate(factors, lambda a, b: a * b, initial=first)))
+
+
+def _asked(s: Any, at: Place) -> list[float]:
+    """What a function of the user's gives for each step; it must give the same whenever it is asked."""
+    count = _needed(s, at)
+    function = own_copy(s.lr_lambdas[at.group])
+    values = [float(function(t)) for t in range(count)]
+    again = float(function(0))
+    if again != values[0] and not math.isnan(again):
+        raise ScheduleError(
+            f"{type(s).__name__}: its function gives {values[0]:g} for step 0, and {again:g} when asked again; write "
+            "it as a function of the step alone, without a state or random numbers"
+        )
+    return values
+
+
+def own_copy(function: Any) -> Any:
+    """A callable object of our own, since calling it may change it; a plain function is its own copy."""
+    try:
+        return copy.deepcopy(function)
+    except Exception:  # it holds what cannot be copied, such as an open file
+        return function
 
 
 def _needed(s: Any, at: Place) -> int:

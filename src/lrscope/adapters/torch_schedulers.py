@@ -21,6 +21,7 @@ from lrscope.adapters.torch_formulas import (
     base_of,
     leaves,
     momentum,
+    own_copy,
     read,
 )
 from lrscope.errors import ScheduleError
@@ -32,8 +33,8 @@ def from_torch(scheduler: LRScheduler, *, steps: int | None = None) -> Imported:
     """The whole curve of a torch scheduler, from step 0 and past its end, as schedules.
 
     Reads every class of ``torch.optim.lr_scheduler`` and ``SWALR``, fresh or in the middle of a run, and changes
-    nothing. Values equal torch's own step-by-step computation within the rounding of float64; docs/from_torch.md
-    lists where they are meant to differ.
+    nothing: functions of the user's own are called, an object that can be called as a copy. Values equal torch's own
+    step-by-step computation within the rounding of float64; docs/from_torch.md lists where they are meant to differ.
 
     Args:
         scheduler: The scheduler, on its optimizer.
@@ -44,10 +45,12 @@ def from_torch(scheduler: LRScheduler, *, steps: int | None = None) -> Imported:
     Returns:
         Factors on each group's ``initial_lr``; ``.run(optimizer)`` is the :class:`~lrscope.ScheduledLR`, ``.only()``
         the one schedule of a scheduler without differences between groups. A cycled momentum is there with its own
-        values, ``ReduceLROnPlateau`` is a :class:`~lrscope.schedules.Plateau` that observes ``loss``.
+        values. ``ReduceLROnPlateau`` is a :class:`~lrscope.schedules.Plateau`, which falls only if it is told:
+        ``scheduler.observe(loss=...)``.
 
     Raises:
-        ScheduleError: ``steps`` is needed, or the class is not torch's: :func:`simulate` can tabulate it.
+        ScheduleError: ``steps`` is needed, a function of the user's keeps a state, or the class is not torch's:
+            :func:`simulate` can tabulate it.
 
     Example:
         >>> import torch
@@ -59,9 +62,10 @@ def from_torch(scheduler: LRScheduler, *, steps: int | None = None) -> Imported:
     steps = None if steps is None else whole("from_torch", "steps", steps, at_least=1)
     groups = scheduler.optimizer.param_groups
     if isinstance(scheduler, tl.ReduceLROnPlateau):
-        return collected({"lr": [_plateau(scheduler, i) for i in range(len(groups))]})
+        return collected({"lr": [_plateau(scheduler, i) for i in range(len(groups))]}, _bases(groups))
     try:
-        drives = {"lr": [read(scheduler, Place(i, base_of(scheduler, i), steps)) for i in range(len(groups))]}
+        bases = [base_of(scheduler, i) for i in range(len(groups))]
+        drives = {"lr": [read(scheduler, Place(i, base, steps)) for i, base in enumerate(bases)]}
         momenta = [momentum(scheduler, i) for i in range(len(groups))]
     except NoFormulaError as reason:
         if steps is None:
@@ -69,7 +73,7 @@ def from_torch(scheduler: LRScheduler, *, steps: int | None = None) -> Imported:
         return _tabulated(_rebuilt(scheduler), steps)
     if any(m is not None for m in momenta):
         drives["momentum"] = [m for m in momenta if m is not None]
-    return collected(drives, [key for key in drives if key == "momentum"])
+    return collected(drives, bases, [key for key in drives if key == "momentum"])
 
 
 def simulate(scheduler: LRScheduler, steps: int) -> Imported:
@@ -109,6 +113,10 @@ def _check(scheduler: Any) -> None:
         raise TypeError(
             f"scheduler: expected a torch LRScheduler, got {type(scheduler).__name__}; if it wraps one, give that"
         )
+
+
+def _bases(groups: Sequence[dict[str, Any]]) -> list[float]:
+    return [float(group.get("initial_lr", group["lr"])) for group in groups]
 
 
 def _plateau(s: tl.ReduceLROnPlateau, index: int) -> Plateau:
@@ -156,6 +164,10 @@ def _rebuilt(scheduler: Any, bench: Optimizer | None = None) -> Any:
         return tl.ChainedScheduler(parts, bench)
     fresh = copy.copy(scheduler)
     fresh.optimizer, fresh.last_epoch = bench, -1
+    if hasattr(fresh, "lr_lambdas"):
+        fresh.lr_lambdas = [own_copy(function) for function in fresh.lr_lambdas]
+    if hasattr(fresh, "_scale_fn_custom"):
+        fresh._scale_fn_custom = own_copy(fresh._scale_fn_custom)
     if type(fresh) is tl.CosineAnnealingWarmRestarts:
         fresh.T_cur, fresh.T_i = -1, fresh.T_0
     fresh._initial_step()
@@ -168,7 +180,7 @@ def _tabulated(scheduler: Any, steps: int) -> Imported:
     cycles = any(getattr(leaf, "cycle_momentum", False) for leaf in leaves(scheduler))
     keys = ["lr", "momentum"] if cycles else ["lr"]
     rows: dict[str, list[list[float]]] = {key: [[] for _ in groups] for key in keys}
-    bases = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    bases = _bases(groups)
     for t in range(steps):
         if t:
             try:
@@ -182,4 +194,4 @@ def _tabulated(scheduler: Any, steps: int) -> Imported:
             rows["lr"][i].append(share(group["lr"], bases[i], "lr"))
             if cycles:
                 rows["momentum"][i].append(float(group["momentum"] if "momentum" in group else group["betas"][0]))
-    return collected({key: [Table(tuple(row)) for row in rows[key]] for key in keys}, keys[1:])
+    return collected({key: [Table(tuple(row)) for row in rows[key]] for key in keys}, bases, keys[1:])
