@@ -605,6 +605,10 @@ def test_the_groups_of_another_optimizer_must_be_those_that_were_read():
         differing.run(optimizer([0.1, 0.1]))
     with pytest.raises(ScheduleError, match="base: unknown 'reed'; did you mean 'read'"):
         alike.run(opt, base="reed")
+    with pytest.raises(TypeError, match="must be a torch Optimizer, got list"):
+        alike.run([])
+    with pytest.raises(ScheduleError, match=r"rate of 0\.1000002, .* factors of 0\.1;"):
+        alike.run(optimizer(0.1000002))
     tensor = optimizer(0.1)
     tensor.param_groups[0]["lr"] = torch.tensor(0.1)  # not quite 0.1 in float32
     alike.run(tensor)

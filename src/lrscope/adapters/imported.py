@@ -54,8 +54,12 @@ class Imported:
             ScheduleError: A group has another rate than was read, the number of groups does not fit, or the rates
                 are unknown; the groups are then as they were.
         """
+        from torch.optim import Optimizer
+
         from lrscope.optimizers import ScheduledLR
 
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer: must be a torch Optimizer, got {type(optimizer).__name__}")
         if base not in (None, "read", "own"):
             raise ScheduleError(f"base: unknown {short(base)}; {did_you_mean(base, ('read', 'own'))}")
         if base != "own":
@@ -83,8 +87,8 @@ class Imported:
             own = float(group.get("initial_lr", group["lr"]))
             if not replace and not math.isclose(own, read, rel_tol=1e-6):  # a float32 Tensor may hold the rate
                 raise ScheduleError(
-                    f"run: group {i} started from a learning rate of {own:g}, and the schedule was read as factors "
-                    f"of {read:g}; run(optimizer, base='read') sets {read:g}, base='own' scales the curve to {own:g}"
+                    f"run: group {i} started from a learning rate of {own:.9g}, and the schedule was read as factors "
+                    f"of {read:.9g}; run(optimizer, base='read') sets that rate, base='own' scales the curve to the own one"
                 )
         return list(bases)
 
