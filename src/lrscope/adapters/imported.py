@@ -88,7 +88,7 @@ class Imported:
             if not replace and not math.isclose(own, read, rel_tol=1e-6):  # a float32 Tensor may hold the rate
                 raise ScheduleError(
                     f"run: group {i} started from a learning rate of {own:.9g}, and the schedule was read as factors "
-                    f"of {read:.9g}; run(optimizer, base='read') sets that rate, base='own' scales the curve to the own one"
+                    f"of {read:.9g}; base='read' gives the group that rate, base='own' scales the curve to its own"
                 )
         return list(bases)
 
