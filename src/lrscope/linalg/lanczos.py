@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,7 @@ def lanczos(
     max_matvecs: int = 200,
     max_basis: int | None = None,
     guard: int = 0,
+    risk: float | None = None,
     generator: torch.Generator | None = None,
     inner: Inner = dot,
 ) -> EigenPairs:
@@ -44,7 +47,15 @@ def lanczos(
     rounding, and stopping never rests on a value that merely ceased to move.
 
     A residual says that *an* eigenvalue is near, not that it is the largest: a start without a component along the
-    top eigenvector converges to another one. ``guard`` is the safeguard.
+    top eigenvector converges to another one. ``guard`` is the safeguard for a start that someone chose; for a random
+    one, ``risk`` bounds the probability. If an eigenvalue :math:`\mu` were hidden, the start would have so small a
+    component c along its eigenvector that
+
+    .. math:: c^2 \le 1 / \sum_{j \le m} p_j(\mu)^2
+
+    with the orthonormal polynomials :math:`p_j` of the run, because :math:`c \, p_j(\mu)` is the component of the
+    j-th of m + 1 orthonormal Lanczos vectors. A random unit vector has a component below c with a probability of at
+    most :math:`c \sqrt{2 P / \pi}`.
 
     Args:
         matvec: Symmetric A as a function ``(P,) -> (P,)``.
@@ -60,6 +71,9 @@ def lanczos(
         guard: If positive, a fresh random vector joins after convergence, and at least this many products are spent
             on its Krylov space: until the runner-up plus its residual lies below the last value, so that nothing
             larger is in sight.
+        risk: If given, ``start`` must be one vector of independent normal numbers. The run goes on until an
+            eigenvalue beyond the first value by more than its tolerance is hidden with at most this probability; 1e-3
+            costs some four products more. If the basis is full before that, the probability reached is reported.
         generator: Draws the vectors of the guard and of restarts from an exhausted space; seeded with 0 if absent.
         inner: Inner products of rows, ``(M, P), (N, P) -> (M, N)``; for vectors cut into shards, the sum over the
             processes.
@@ -76,6 +90,11 @@ def lanczos(
     size = dimension(columns[:, 0], inner)
     if generator is None:
         generator = torch.Generator(device=columns.device).manual_seed(0)
+    if risk is not None and (columns.shape[1] > 1 or not 0 < risk < 1):
+        raise ValueError(
+            f"risk: expected a probability between 0 and 1 and one random start vector, got {risk!r} and "
+            f"{columns.shape[1]} vectors"
+        )
     rank_of(columns[:0, 0], which)  # refuses an unknown end before any product
     limit = min(size, max_basis or max(24, 3 * count))
     if limit < min(size, count + 2):
@@ -88,6 +107,7 @@ def lanczos(
         raise ValueError("start: no column with a finite, non-zero length")
 
     guards = 0  # products spent on the guard
+    hidden = math.nan
     while True:
         # One pair more than asked for: the guard watches the runner-up.
         values, vectors, images, scale = space.ritz(count + 1)
@@ -99,6 +119,14 @@ def lanczos(
         enough = bound(values, tol, atol, scale)
         bad = (residuals > enough)[:count]
         done = len(values) >= count and not bad.any()
+        if done and risk is not None:
+            hidden = space.risk(values[0], enough[0], size)
+            if hidden > risk and space.whole and len(space) < limit:
+                if space.num_matvecs >= max_matvecs:
+                    done = False
+                    break
+                if space.add(space.outside()):
+                    continue
         if done and (guard == 0 or len(space) == size):
             break
         if done and guards >= guard:
@@ -120,7 +148,7 @@ def lanczos(
             space.add(torch.randn(len(columns), dtype=columns.dtype, device=columns.device, generator=generator))
         guards += done
     return EigenPairs(
-        values[:count], vectors[:count].T.contiguous(), residuals[:count], space.num_matvecs, bool(done)
+        values[:count], vectors[:count].T.contiguous(), residuals[:count], space.num_matvecs, bool(done), hidden
     )
 
 
@@ -136,6 +164,8 @@ class _Space:
         self.which: Which = which
         self.inner = inner
         self.num_matvecs = 0
+        self.whole = True  # a Krylov space of its first vector: no restart so far
+        self._run: tuple[Tensor, float] | None = None
 
     def __len__(self) -> int:
         return self.basis.shape[0]
@@ -161,9 +191,39 @@ class _Space:
 
     def shrink(self, keep: int) -> None:
         """Thick restart: only the ``keep`` best Ritz vectors stay."""
+        if self.whole:
+            self._run, self.whole = self._tridiagonal(), False
         _, S = self._eigh()
         S = S[:, : min(keep, len(self) - 1)]
         self.basis, self.images = S.T @ self.basis, S.T @ self.images
+
+    def outside(self) -> Tensor:
+        """What the last image adds to the space, ``(P,)``: the next Lanczos vector times its length."""
+        last = self.images[-1:]
+        return (last - self.inner(last, self.basis) @ self.basis)[0]
+
+    def risk(self, value: Tensor, enough: Tensor, size: int) -> float:
+        """Probability, at most, that the random first vector hides an eigenvalue beyond ``value`` by ``enough``.
+
+        Solving with T gives the polynomials at mu: (T - mu) p = -beta p_m e_m, with p_0 = 1.
+        """
+        T, beta = self._tridiagonal() if self._run is None else self._run
+        theta, away = float(value), float(enough)
+        ends = {"largest": [theta + away], "smallest": [theta - away]}.get(
+            self.which, [abs(theta) + away, -abs(theta) - away]
+        )
+        if beta == 0:  # the whole Krylov space: no component is left to hide
+            return 0.0
+        values, S = small_eigh(T)
+        overlap = 0.0  # the largest c^2 that is possible
+        for mu in ends:
+            x = S @ (S[-1] / (values - mu))
+            overlap = max(overlap, float(x[0] ** 2 / (x @ x + 1 / beta**2)))
+        return min(1.0, math.sqrt(2 * size * overlap / math.pi))
+
+    def _tridiagonal(self) -> tuple[Tensor, float]:
+        T = self.inner(self.basis, self.images).cpu().double()
+        return (T + T.T) / 2, float(lengths(self.outside()[None], self.inner)[0])
 
     def _eigh(self) -> tuple[Tensor, Tensor]:
         values, S = small_eigh(self.inner(self.basis, self.images), self.which)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -33,6 +34,8 @@ class EigenPairs:
         residuals: ``||A v - value v||``, shape ``(K,)``; an eigenvalue of A lies within this distance.
         num_matvecs: Products spent.
         converged: Every residual is at most ``tol * |value|`` (or ``atol``, or the rounding error of a product).
+        risk: Probability, at most, that the random start has hidden an eigenvalue beyond the first value by more than
+            its tolerance; ``nan`` where it was not asked for.
     """
 
     values: Tensor
@@ -40,6 +43,7 @@ class EigenPairs:
     residuals: Tensor
     num_matvecs: int
     converged: bool
+    risk: float = math.nan
 
 
 def dot(X: Tensor, Y: Tensor) -> Tensor:
