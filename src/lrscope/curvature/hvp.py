@@ -11,7 +11,7 @@ from torch import Tensor
 from lrscope.records import Cost
 
 if TYPE_CHECKING:
-    from lrscope.objective import Batch, Objective
+    from lrscope.objective import Batch, FirstOrder, Objective
 
 MAX_GRAPHS = 4
 """First-order graphs kept for reuse: one per batch. With more batches than this they are rebuilt for each product,
@@ -124,20 +124,15 @@ class ExactHessian(_Derived):
 
     def __init__(self, objective: Objective, theta: Tensor) -> None:
         super().__init__(objective, theta)
-        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._graphs: dict[int, FirstOrder] = {}
 
     def _part(self, index: int, batch: Batch, v: Tensor) -> Tensor | None:
         # A copy, since graphs outlive whatever the caller does to theta.
-        leaf, grad = self._graphs.get(index) or self.objective.first_order(self.theta.clone(), batch)
-        if len(self.objective.batches) <= MAX_GRAPHS:
-            self._graphs[index] = leaf, grad
-        if not grad.requires_grad:  # the loss is linear in theta
-            return None
-
-        def again() -> Tensor:
-            return torch.autograd.grad(grad, leaf, v, retain_graph=True, is_grads_batched=v.ndim == 2)[0]
-
-        return self.objective.at(leaf, again)
+        first = self._graphs.get(index) or self.objective.first_order(self.theta.clone(), batch)
+        keep = len(self.objective.batches) <= MAX_GRAPHS
+        if keep:
+            self._graphs[index] = first
+        return self.objective.second_order(first, v, keep=keep)
 
 
 class ForwardHessian(_Derived):

@@ -235,19 +235,33 @@ def _hidden(objective: Objective, theta: Tensor) -> str:
         node = nodes.pop()
         if node is None or node in seen:
             continue
-        if isinstance(node, torch.autograd.function.BackwardCFunction) and "Noop" not in type(node).__name__:
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
             return type(node).__name__.removesuffix("Backward")
         seen.add(node)
         nodes.extend(parent for parent, _ in node.next_functions)
     return ""
 
 
+_HOLE = "the backward of an operation cannot be differentiated"
+MEANING = {
+    "use_reentrant": "activation checkpointing with use_reentrant=True knows backward() only; False would do",
+    "saved tensor hooks": "activation checkpointing hides its tensors from torch.func",
+    "call Tensor.requires_grad_()": "the forward pass calls requires_grad_(), as some libraries do for activation "
+    "checkpointing, which torch.func does not allow",
+    "ZeroTensors are immutable": "F.mse_loss, or an operation like it, breaks forward mode in torch (ZeroTensor); "
+    "(a - b).pow(2).mean() does not",
+    "must override the setup_context": "a custom autograd function without setup_context, which torch.func needs",
+    "expected scalar type": "an operation mixes dtypes in forward mode, as attention does under autocast",
+    "not have been used in the graph": f"{_HOLE}, so there is no second derivative",
+    "does not have a grad_fn": f"{_HOLE}, so there is no second derivative",
+}
+"""What torch's messages mean here, where they name no operation; by words of theirs."""
+
+
 def _reason(error: Exception) -> str:
-    """Torch's own words, which name the operation; in plain ones where torch only sees a hole in the graph."""
+    """The operation at fault: in plain words where torch does not name it, else torch's own."""
     text = str(error).strip().splitlines()[0]
-    if "not have been used in the graph" in text or "does not have a grad_fn" in text:
-        return "the backward of an operation cannot be differentiated, so there is no second derivative"
-    return text
+    return next((meaning for words, meaning in MEANING.items() if words in text), text)
 
 
 def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: str) -> Probe:

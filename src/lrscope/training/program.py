@@ -51,10 +51,13 @@ class TrainingLoss(FunctionalLoss):
     def step(
         self, params: Mapping[str, Tensor], state: Mapping[str, Tensor], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        # functional_call puts buffers that a module assigned anew back into this dict.
-        tensors = {f"model.{k}": v for k, v in (*params.items(), *state.items())}
-        loss = torch.func.functional_call(self._call, tensors, (batch,))
-        return loss, {k: tensors[f"model.{k}"] for k in state}
+        def run() -> tuple[Tensor, dict[str, Tensor]]:
+            loss = self.loss_fn(self.model, batch)
+            # Read before the model gets its own back, since a module may have assigned a buffer anew.
+            held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+            return loss, {name: held[name] for name in state}
+
+        return self.holding(params, state, run)
 
 
 def examine(task: Task, seed: int, batch: Batch) -> Traits:
