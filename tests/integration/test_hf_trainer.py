@@ -287,6 +287,9 @@ class InOrder(Trainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
+BASES = r"base 0\.01 in the checkpoint of update 6, this run sets 0\.02"
+
+
 class NoUpdate(TrainerCallback):
     """A difference must be found before the first resumed update."""
 
@@ -295,11 +298,9 @@ class NoUpdate(TrainerCallback):
 
 
 def test_another_peak_is_an_error_with_both_numbers(tmp_path, checkpoint):
-    s = nonzero_warmup(3).then(Cosine(1.0, 0.1, 10))
-    with pytest.raises(ScheduleError) as error:
+    with pytest.raises(ScheduleError, match=BASES) as error:
         resumed(tmp_path, checkpoint, learning_rate=0.02)
-    assert repr(0.01 * s(6)) in str(error.value)
-    assert "base 0.02, in the checkpoint 0.01" in str(error.value)
+    assert "put it back" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -322,9 +323,7 @@ def test_another_horizon_on_purpose(tmp_path, checkpoint, capsys):
     assert rates(trainer)[:7] == [0.01 * s(t) for t in range(7)]
     assert len(rates(trainer)) == 20
     assert "replanned at step 6" in capsys.readouterr().err
-    with pytest.raises(
-        ScheduleError, match=r"base 0\.02, in the checkpoint 0\.01"
-    ):  # but only the schedule may change
+    with pytest.raises(ScheduleError, match=BASES):  # but only the schedule may change
         resumed(tmp_path, checkpoint, learning_rate=0.02, options={"replan": "lr"})
 
 
@@ -333,7 +332,7 @@ def test_another_peak_is_seen_where_the_schedule_is_at_zero(tmp_path):
     trainer = trainer_in(tmp_path, save_steps=6)
     set_schedule(trainer, valley)
     trainer.train()
-    with pytest.raises(ScheduleError, match=r"base 0\.02, in the checkpoint 0\.01"):
+    with pytest.raises(ScheduleError, match=BASES):
         resumed(tmp_path, tmp_path / "checkpoint-6", schedule=valley, learning_rate=0.02)
 
 
@@ -344,7 +343,7 @@ def test_an_edited_optimizer_is_seen(tmp_path, checkpoint):
     state = torch.load(edited / "optimizer.pt", weights_only=True)
     state["param_groups"][1]["lr"] *= 2
     torch.save(state, edited / "optimizer.pt")
-    with pytest.raises(ScheduleError, match=r"group 1 has learning rate .* in the checkpoint of update 6"):
+    with pytest.raises(ScheduleError, match=r"lr/1 is 0\..* in the checkpoint of update 6"):
         resumed(tmp_path, edited)
 
 
@@ -355,17 +354,27 @@ def test_a_checkpoint_without_optimizer_restarts_the_schedule_there_and_is_an_er
     again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-6"))
     assert rates(again)[6] == 0.01  # the peak once more, at update 6
 
-    with pytest.raises(ScheduleError, match=r"holds no optimizer and scheduler.*last_epoch=5"):
+    with pytest.raises(ScheduleError, match=r"at update 6 but holds no state .*start=6"):
         resumed(tmp_path, tmp_path / "a" / "checkpoint-6")
-    told = resumed(tmp_path, tmp_path / "a" / "checkpoint-6", options={"last_epoch": 5}, save_strategy="no")
+    told = resumed(tmp_path, tmp_path / "a" / "checkpoint-6", options={"start": 6}, save_strategy="no")
     s = nonzero_warmup(3).then(Cosine(1.0, 0.1, 10))
     assert rates(told)[6:] == [0.01 * s(t) for t in range(6, 12)]
 
 
 def test_a_checkpoint_of_their_scheduler_is_refused(tmp_path):
     trainer_in(tmp_path, max_steps=3).train()
-    with pytest.raises(ScheduleError, match="must be a ScheduledLR state"):
+    with pytest.raises(ScheduleError, match=r"at update 3 but holds no state .*set_schedule\(..., start=3\)"):
         resumed(tmp_path, tmp_path / "checkpoint-3")
+
+
+def test_a_schedule_may_be_taken_up_in_the_middle_of_a_run(tmp_path, capsys):
+    trainer_in(tmp_path, max_steps=6, learning_rate=0.5).train()  # theirs, at another rate
+    options = {"start": 3}
+    told = resumed(tmp_path, tmp_path / "checkpoint-6", schedule=Linear(1.0, 0.0, 9), options=options)
+    assert rates(told)[6:] == [0.01 * (1 - t / 9) for t in range(3, 9)]
+    assert "resumed at update 6, step 3 of the schedule" in capsys.readouterr().err
+    again = resumed(tmp_path, tmp_path / "checkpoint-9", schedule=Linear(1.0, 0.0, 9), options=options)
+    assert rates(again) == rates(told)
 
 
 def test_the_state_in_a_checkpoint_is_plain_and_names_the_schedule(checkpoint):
@@ -373,6 +382,72 @@ def test_the_state_in_a_checkpoint_is_plain_and_names_the_schedule(checkpoint):
     assert state["step"] == 6
     assert from_spec(state["spec"]["schedules"]["lr"]) == nonzero_warmup(3).then(Cosine(1.0, 0.1, 10))
     json.dumps(state)
+
+
+def test_a_changed_base_of_any_driven_key_is_an_error(tmp_path):
+    drives = {"lr": TEXT, "weight_decay": "lr"}
+    trainer = trainer_in(tmp_path, save_steps=6)
+    set_schedule(trainer, drives)
+    trainer.train()
+    with pytest.raises(ScheduleError, match=r"weight_decay of group 0 has base 0\.1 in .*, this run sets 0\.3"):
+        resumed(tmp_path, tmp_path / "checkpoint-6", schedule=drives, weight_decay=0.3)
+
+
+def test_the_changed_plan_error_names_calls_that_the_user_makes(tmp_path, checkpoint):
+    with pytest.raises(ScheduleError, match=r'set_schedule\(..., replan="lr"\)') as error:
+        resumed(tmp_path, checkpoint, max_steps=20)
+    assert "load_state_dict" not in str(error.value)
+
+
+# Someone else.
+
+
+class Meddle(TrainerCallback):
+    def __init__(self, at):
+        self.at = at
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step == self.at:
+            optimizer.param_groups[0]["lr"] = 7e-4
+
+
+def test_someone_else_setting_the_rate_is_an_error_at_once_and_a_warning_later(tmp_path):
+    def built(at):
+        trainer = trainer_in(tmp_path, max_steps=4, save_strategy="no", callbacks=[Meddle(at)])
+        set_schedule(trainer, Linear(1.0, 0.0, 4))
+        return trainer
+
+    with pytest.raises(ScheduleError, match=r"says 0.01 for update 0 of group 0, the optimizer has 0.0007"):
+        built(0).train()
+    trainer = built(2)
+    with pytest.warns(LrscopeWarning, match="update 2 of group 0, the optimizer has 0.0007"):
+        trainer.train()
+    assert rates(trainer) == [0.01, 0.0075, 0.0007, 0.0025]  # what was really used
+
+
+def test_the_optimizer_is_left_alone_after_the_run(tmp_path):
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    trainer = trainer_in(tmp_path, build=lambda: net, optimizers=(optimizer, None), max_steps=2, save_strategy="no")
+    set_schedule(trainer, "linear(to=0)")
+    trainer.train()
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+
+
+@pytest.mark.filterwarnings("error::lrscope.errors.LrscopeWarning")
+def test_a_schedule_that_would_hear_nothing_is_told(tmp_path):
+    trainer = trainer_in(tmp_path, max_steps=2, save_strategy="no")
+    set_schedule(trainer, Plateau(metric="eval_loss"))
+    with pytest.raises(LrscopeWarning, match="will hear nothing: the Trainer never evaluates"):
+        trainer.train()
+
+
+def test_a_floor_is_announced(tmp_path, capsys):
+    trainer = trainer_in(tmp_path, max_steps=2, save_strategy="no")
+    set_schedule(trainer, "linear(to=0)", floor=1e-3)
+    trainer.train()
+    assert ", never below 0.001; 2 updates" in capsys.readouterr().err
 
 
 # Refusals.
@@ -383,6 +458,61 @@ def test_a_mistake_in_the_text_is_told_before_any_training(tmp_path):
         set_schedule(trainer_in(tmp_path), "cosin(to=0)")
     with pytest.raises(ScheduleError, match="the segments take 50 steps, the horizon has 12"):
         set_schedule(trainer_in(tmp_path), "linear(50, to=0)")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "message"),
+    [
+        (5, {}, "must be a Schedule or its spec"),
+        (None, {}, "must be a Schedule or its spec"),
+        ({"lrr": "constant"}, {}, "did you mean 'lr'"),
+        ("constant", {"floor": "abc"}, "floor"),
+        ("constant", {"replan": "foo"}, "replan: unknown 'foo'"),
+        ("constant", {"start": -1}, "start"),
+        ("constant", {"groups": {"head": "constant"}}, "they have no names"),
+        ("constant", {"groups": {5: "constant"}}, "an index below 2"),
+    ],
+)
+def test_other_mistakes_are_told_before_any_training_too(tmp_path, schedule, options, message):
+    trainer = trainer_in(tmp_path)
+    with pytest.raises(ScheduleError, match=message):
+        set_schedule(trainer, schedule, **options)
+    assert trainer.optimizer is None
+    with pytest.raises(TypeError, match="flor"):
+        set_schedule(trainer, "constant", flor=1)
+
+
+def test_trying_a_schedule_out_leaves_an_optimizer_of_the_users_as_it_was(tmp_path):
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=torch.tensor(0.1))
+    before = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    set_schedule(trainer_in(tmp_path, build=lambda: net, optimizers=(optimizer, None)), "linear(from=0.5, to=0)")
+    after = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    assert (before, before["lr"].item()) == (after, torch.tensor(0.1).item())
+
+
+def test_a_group_may_follow_another_key(tmp_path):
+    trainer = trainer_in(tmp_path, max_steps=4, save_strategy="no")
+    set_schedule(trainer, "linear(to=0)", groups={1: {"weight_decay": "lr"}, 0: {"weight_decay": "lr"}})
+    trainer.train()
+    assert [row["weight_decay/0"] for row in logged(trainer)] == [0.1 * (1 - t / 4) for t in range(4)]
+
+
+def test_the_data_are_read_once_to_count_the_updates(tmp_path):
+    class Counted(Trainer):
+        asked = 0
+
+        def get_train_dataloader(self):
+            Counted.asked += 1
+            return super().get_train_dataloader()
+
+    plain = trainer_in(tmp_path, kind=Counted, max_steps=2, save_strategy="no")
+    plain.train()
+    theirs, Counted.asked = Counted.asked, 0
+    ours = trainer_in(tmp_path, kind=Counted, max_steps=2, save_strategy="no")
+    set_schedule(ours, "linear(to=0)")
+    ours.train()
+    assert Counted.asked == theirs + 1
 
 
 def test_two_schedulers_are_refused(tmp_path):
@@ -446,8 +576,8 @@ def test_critical_lr_and_a_plan_from_a_trainer(tmp_path):
     assert plan.task == "GPT2LMHeadModel"
     assert plan.cost.gradients > 0
     # The plan runs in the Trainer it was made from.
-    planned = trainer_in(tmp_path, max_steps=60, learning_rate=1.0, save_strategy="no")
-    set_schedule(planned, plan.schedule)
+    planned = trainer_in(tmp_path, max_steps=60, save_strategy="no")  # whatever its learning_rate
+    set_schedule(planned, plan)
     planned.train()
     assert rates(planned) == list(from_spec(plan.schedule).values(60))
 

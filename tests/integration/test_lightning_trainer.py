@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import csv
+import dataclasses
 import logging
 import math
 import random
@@ -16,6 +17,7 @@ from torch import nn
 
 import lrscope as lrs
 from lrscope.adapters.lightning import ScheduleCallback, configure_optimizers
+from lrscope.records import Plan
 from lrscope.schedules import Constant, Cosine, Exponential, warmup
 
 pl = pytest.importorskip("lightning.pytorch")
@@ -459,7 +461,8 @@ def test_a_module_with_a_scheduler_of_its_own_is_a_conflict(tmp_path):
         trainer(tmp_path, ScheduleCallback(TEXT)).fit(net, Rows())
 
 
-def test_someone_else_setting_the_rate_is_an_error_at_once_and_a_warning_later(tmp_path):
+@pytest.mark.parametrize("way", WAYS)
+def test_someone_else_setting_the_rate_is_an_error_at_once_and_a_warning_later(way, tmp_path):
     class Meddle(pl.Callback):
         def __init__(self, at):
             self.at = at
@@ -468,12 +471,14 @@ def test_someone_else_setting_the_rate_is_an_error_at_once_and_a_warning_later(t
             if batch_idx == self.at:
                 trainer.optimizers[0].param_groups[1]["lr"] = 7.0
 
-    with pytest.raises(
-        lrs.ScheduleError, match=r"schedule says 0.05 for update 0 of group head, the optimizer has 7"
-    ):
-        trainer(tmp_path, ScheduleCallback(Cosine(1.0, 0.0, 40)), Meddle(0)).fit(Net(), Rows())
+    def run(*more):
+        net, callbacks = parts(way)
+        trainer(tmp_path, *callbacks, *more).fit(net, Rows())
+
+    with pytest.raises(lrs.ScheduleError, match=r"schedule says 0.0 for update 0 of group head, the optimizer has 7"):
+        run(Meddle(0))
     with pytest.warns(lrs.LrscopeWarning, match="update 3 of group head") as told:
-        trainer(tmp_path, ScheduleCallback(Cosine(1.0, 0.0, 40)), Meddle(3)).fit(Net(), Rows())
+        run(Meddle(3))
     assert len([w for w in told if w.category is lrs.LrscopeWarning]) == 1
 
 
@@ -483,37 +488,54 @@ def saved_run(tmp_path, way="callback", batch=15):
     return tmp_path / f"{batch}.ckpt"
 
 
-def test_resuming_at_another_rate_is_an_error_with_both_numbers(tmp_path):
-    path = saved_run(tmp_path)
-    state = torch.load(path, weights_only=True)
-    stored = state["callbacks"]["ScheduleCallback"]["optimizers"][0]["lr"]
-    for group in state["optimizer_states"][0]["param_groups"]:
-        group["initial_lr"] *= 2
-    torch.save(state, tmp_path / "edited.ckpt")
-    for way in ("callback", "helper and watch"):
-        source = tmp_path / "edited.ckpt"
-        if way == "helper and watch":
-            source = saved_run(tmp_path / "watched", way)
-            state = torch.load(source, weights_only=True)
-            state["optimizer_states"][0]["param_groups"][0]["initial_lr"] *= 2
-            torch.save(state, source)
-        net, callbacks = parts(way)
-        with pytest.raises(lrs.ScheduleError) as told:
-            trainer(tmp_path, *callbacks).fit(net, Rows(), ckpt_path=source)
-        assert repr(stored[0]) in str(told.value)
-        assert repr(stored[0] * 2) in str(told.value)
-        assert "\n" not in str(told.value)
-        assert not net.seen  # before the first resumed update
+def test_an_edited_checkpoint_is_an_error_with_both_numbers(tmp_path):
+    for way in WAYS:
+        (tmp_path / way).mkdir()
+        path = saved_run(tmp_path / way, way)
+        for key, factor, numbers in (("initial_lr", 2, (0.1, 0.05)), ("lr", 10, None)):
+            state = torch.load(path, weights_only=True)
+            group = state["optimizer_states"][0]["param_groups"][1]
+            stored = group["lr"]
+            group[key] *= factor
+            torch.save(state, tmp_path / "edited.ckpt")
+            net, callbacks = parts(way)
+            with pytest.raises(lrs.ScheduleError) as told:
+                trainer(tmp_path, *callbacks).fit(net, Rows(), ckpt_path=tmp_path / "edited.ckpt")
+            for number in numbers or (stored, stored * 10):
+                assert repr(number) in str(told.value)
+            assert "update 15" in str(told.value)
+            assert "\n" not in str(told.value)
+            assert not net.seen  # before the first resumed update
 
 
-@pytest.mark.parametrize("way", ["callback", "helper and watch"])
-def test_a_base_rate_changed_in_the_code_is_an_error_since_lightning_overwrites_it(way, tmp_path):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_base_changed_in_the_code_is_an_error_since_lightning_overwrites_it(way, tmp_path):
     path = saved_run(tmp_path, way)
     net, callbacks = parts(way)
     net.lr = 0.1
-    with pytest.raises(lrs.ScheduleError, match=r"group body has base rate 0.005 in .* this run sets 0.01"):
+    with pytest.raises(lrs.ScheduleError, match=r"lr of group body has base 0.005 in .* this run sets 0.01"):
         trainer(tmp_path, *callbacks).fit(net, Rows(), ckpt_path=path)
     assert not net.seen
+
+
+@pytest.mark.parametrize("way", ["helper", "callback"])
+def test_a_changed_base_of_any_driven_key_is_an_error(way, tmp_path):
+    class Decayed(Net):
+        decay = 0.1
+
+        def optimizer(self):
+            return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.decay)
+
+    def run(decay, *more, path=None):
+        drives = {"lr": TEXT, "weight_decay": "lr"}
+        net, callbacks = (Decayed(drives), []) if way == "helper" else (Decayed(), [ScheduleCallback(drives)])
+        net.decay = decay
+        trainer(tmp_path, *callbacks, *more).fit(net, Rows(), ckpt_path=path)
+
+    run(0.1, SaveAt(tmp_path, 15))
+    run(0.1, path=tmp_path / "15.ckpt")
+    with pytest.raises(lrs.ScheduleError, match=r"weight_decay of group 0 has base 0.1 in .* this run sets 0.3"):
+        run(0.3, path=tmp_path / "15.ckpt")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -591,12 +613,114 @@ def test_resuming_under_another_schedule_is_an_error(tmp_path):
 def test_a_checkpoint_without_a_schedule_does_not_begin_again_in_silence(tmp_path):
     trainer(tmp_path, SaveAt(tmp_path, 15)).fit(Net(), Rows())
     path = tmp_path / "15.ckpt"
-    for net, callback in ((Net(), ScheduleCallback(TEXT)), (Net(TEXT), ScheduleCallback())):
-        with pytest.raises(lrs.ScheduleError, match="at update 15 but holds no state of this schedule"):
-            trainer(tmp_path, callback).fit(net, Rows(), ckpt_path=path)
-    net = Net()
-    trainer(tmp_path, ScheduleCallback(TEXT, start=15)).fit(net, Rows(), ckpt_path=path)
-    assert net.seen == rates(40)[15:]
+    for way in WAYS:
+        net, callbacks = parts(way)
+        with pytest.raises(lrs.ScheduleError, match=r"at update 15 but holds no state .* start=15"):
+            trainer(tmp_path, *callbacks).fit(net, Rows(), ckpt_path=path)
+        assert not net.seen
+
+
+@pytest.mark.parametrize("way", ["helper", "callback"])
+@pytest.mark.parametrize("before", ["none", "theirs"])
+def test_a_schedule_may_be_taken_up_in_the_middle_of_a_run(before, way, tmp_path, capsys):
+    """From a checkpoint without a scheduler, or with OneCycleLR, whose own bases must not stay."""
+
+    def make(optimizer):
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=40)
+        return {"scheduler": scheduler, "interval": "step"}
+
+    trainer(tmp_path, SaveAt(tmp_path, 15)).fit(Net(scheduler=make if before == "theirs" else None), Rows())
+
+    def run(path, *more):
+        net, callbacks = (Net(TEXT, start=15), []) if way == "helper" else (Net(), [ScheduleCallback(TEXT, start=15)])
+        trainer(tmp_path, *callbacks, *more).fit(net, Rows(), ckpt_path=path)
+        return net.seen
+
+    capsys.readouterr()
+    assert run(tmp_path / "15.ckpt", SaveAt(tmp_path, 8)) == rates(40)[15:]
+    assert "resumed at update 15, step 15 of the schedule" in capsys.readouterr().err
+    assert run(tmp_path / "8.ckpt") == rates(40)[23:]  # start= stays in the script
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_announced_on_a_resume_is_what_runs(way, tmp_path, capsys):
+    def run(path=None, epochs=4, **options):
+        net, callbacks = (Net(TEXT, **options), [ScheduleCallback()] if way.endswith("watch") else [])
+        if way == "callback":
+            net, callbacks = Net(), [ScheduleCallback(TEXT, **options)]
+        capsys.readouterr()
+        save = [SaveAt(tmp_path, 15)] if path is None else [SaveAt(tmp_path, 20)]
+        trainer(tmp_path, *callbacks, *save, max_epochs=epochs).fit(net, Rows(), ckpt_path=path)
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("lrscope: lr")]
+
+    assert len(run()) == 1
+    (first,) = run(tmp_path / "15.ckpt", 6, replan="lr")
+    (later,) = run(tmp_path / "20.ckpt", 6, replan="lr")
+    old, new = (lrs.schedules.parse(TEXT, num) for num in (40, 60))
+    changed = lrs.schedules.replan(old, new, at=15, keep="lr").schedule.to_text()
+    assert changed in first
+    assert changed in later
+    assert first.endswith("60 updates, 10 an epoch; resumed at update 15")
+    assert later.endswith("; resumed at update 35")
+
+
+def test_a_floor_is_announced(tmp_path, capsys):
+    trainer(tmp_path, ScheduleCallback(TEXT, floor="10%")).fit(Net(), Rows())
+    assert ", never below 10%; 40 updates" in capsys.readouterr().err
+
+
+def test_a_checkpoint_written_between_update_and_step_resumes(tmp_path):
+    """As one that is written on an exception: the optimizer still has the rates of the update just made."""
+
+    class Save(Net):
+        def optimizer_step(self, *args, **kwargs):
+            super().optimizer_step(*args, **kwargs)
+            if self.trainer.global_step == 15:
+                self.trainer.save_checkpoint(tmp_path / "between.ckpt")
+
+    whole = Save(TEXT)
+    trainer(tmp_path).fit(whole, Rows())
+    again = Net(TEXT)
+    trainer(tmp_path).fit(again, Rows(), ckpt_path=tmp_path / "between.ckpt")
+    assert again.seen[:24] == whole.seen[16:]  # Lightning had not counted the update that was made, the schedule had
+
+
+@pytest.mark.parametrize("way", ["helper", "callback"])
+def test_a_plan_runs_as_it_is(way, tmp_path):
+    s = 3e-3 * warmup(4).then(Cosine(1.0, 0.0, 8))
+    plan = Plan(**planned(s))
+    net, callbacks = (Net(plan), []) if way == "helper" else (Net(), [ScheduleCallback(plan)])
+    trainer(tmp_path, *callbacks, max_epochs=1).fit(net, Rows(num=12))
+    assert net.seen == [[s(t), s(t)] for t in range(12)]
+
+
+def planned(schedule):
+    """The fields of a plan of ``schedule``."""
+    return {field.name: None for field in dataclasses.fields(Plan)} | {"schedule": schedule.to_spec()}
+
+
+def test_a_learning_rate_finder_is_honoured_before_the_callback_and_named_elsewhere(tmp_path):
+    class Found(Net):
+        def optimizer(self):
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    def finder():
+        return pl.callbacks.LearningRateFinder(num_training_steps=30, early_stop_threshold=None)
+
+    net = Found()
+    trainer(tmp_path, finder(), ScheduleCallback(Cosine(1.0, 0.0, 40))).fit(net, Rows())
+    assert net.lr != 0.05
+    assert [seen[0] for seen in net.seen[-40:]] == [net.lr * Cosine(1.0, 0.0, 40)(t) for t in range(40)]
+    with pytest.raises(lrs.ScheduleError, match="learning-rate finder"):
+        trainer(tmp_path, finder()).fit(Found(Cosine(1.0, 0.0, 40)), Rows())
+
+
+def test_a_schedule_that_would_hear_nothing_is_told(tmp_path):
+    listening = lrs.schedules.Plateau(metric="val_loss")
+    with pytest.warns(lrs.LrscopeWarning, match=r"will hear nothing: add ScheduleCallback\(\)"):
+        trainer(tmp_path, max_epochs=1).fit(Net(listening), Rows())
+    with pytest.warns(lrs.LrscopeWarning, match="will hear nothing: the Trainer validates nothing"):
+        trainer(tmp_path, ScheduleCallback(listening), max_epochs=1).fit(Net(), Rows())
 
 
 def test_fit_again_on_the_same_trainer_goes_on(tmp_path):
@@ -620,10 +744,12 @@ def test_fit_again_on_the_same_trainer_goes_on(tmp_path):
         (Constant(1.0), None),
     ],
 )
-def test_a_schedule_that_does_not_fit_the_run_is_told(schedule, told, tmp_path):
+@pytest.mark.parametrize("way", ["helper", "callback"])
+def test_a_schedule_that_does_not_fit_the_run_is_told(way, schedule, told, tmp_path):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", lrs.LrscopeWarning)
-        trainer(tmp_path, ScheduleCallback(schedule)).fit(Net(), Rows())
+        net, callbacks = (Net(schedule), []) if way == "helper" else (Net(), [ScheduleCallback(schedule)])
+        trainer(tmp_path, *callbacks).fit(net, Rows())
     mine = [str(w.message) for w in seen if w.category is lrs.LrscopeWarning]
     assert len(mine) == (told is not None)
     assert told is None or told in mine[0]

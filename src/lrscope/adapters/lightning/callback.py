@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lrscope.adapters.lightning.configure import scheduled, tell_once
-from lrscope.adapters.lightning.driven import Driven
-from lrscope.adapters.lightning.length import horizon_of
-from lrscope.adapters.telling import warn_of_length
+from lrscope.adapters.lightning.configure import guarded
+from lrscope.adapters.lightning.length import Reader
+from lrscope.adapters.resuming import Guard, guard_of
+from lrscope.adapters.telling import listens, warn_of_silence
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import Horizon
@@ -19,25 +19,27 @@ class ScheduleCallback:
 
     - The schedule moves with every performed update, whoever calls ``optimizer.step()``: accumulation, manual
       optimization and updates that a gradient scaler skips need no thought.
-    - Its state travels in Lightning's checkpoints. After a resume the learning rates to go on with are compared with
-      those of the checkpoint; at the first update, those of the optimizer with those of the schedule.
-    - The resolved schedule is printed once, by the first process, on stderr.
+    - Its state travels in Lightning's checkpoints. After a resume every driven value, and its base, is compared with
+      the checkpoint's; at every update, the learning rates of the optimizer with those of the schedule.
+    - What runs is printed once, by the first process, on stderr.
     - Loggers get ``lr/<group>`` (``lr/<optimizer>/<group>`` where there are several), every other key that is
       driven under the same pattern, and ``schedule/skipped_updates``. A group is called by its ``name``, else by its
       number. LearningRateMonitor works beside it, under its own names.
     - A schedule that listens, such as ``Plateau(metric="val_loss")``, hears the metrics after each validation.
 
-    Without a schedule it watches those that ``configure_optimizers`` returned: it prints, checks and logs only.
+    Without a schedule it watches those that ``configure_optimizers`` returned: it prints, checks, logs and reports
+    metrics only. A Trainer takes one such callback: several optimizers are a list of schedules.
 
     Args:
-        schedule: A Schedule, its text such as ``"warmup(6%) > cosine(to=0)"``, its spec (``plan.schedule``), or a
-            dict of them by group key; with several optimizers, a list of these, one for each, ``None`` to leave one
-            alone.
+        schedule: A Schedule, its text such as ``"warmup(6%) > cosine(to=0)"``, its spec, a
+            :class:`~lrscope.records.Plan` (its rates then stand for themselves), or a dict of them by group key; with
+            several optimizers, a list of these, one for each, ``None`` to leave one alone.
         horizon: The run's length where Lightning cannot know it; a bare number is updates.
         tokens_per_step: Tokens per optimizer update over all devices; for lengths in tokens.
         replan: What to keep where a checkpoint was saved with another schedule or length: ``"lr"``, ``"fraction"`` or
             ``"shape"``, as in :func:`lrscope.schedules.replan`. ``None``: that is an error.
-        start: Step to begin at when the checkpoint resumed from holds no state of a schedule.
+        start: Step to begin at when the checkpoint resumed from holds no state of a schedule. It may stay in the
+            script.
         options: Passed on to :class:`~lrscope.ScheduledLR`; schedules in ``groups`` may be text, too.
 
     Raises:
@@ -70,8 +72,11 @@ class ScheduleCallback:
         self.replan = replan
         self.start = start
         self.options = options
-        self._driven: list[Driven] = []
+        self._guards: list[Guard] = []
+        self._attempted: list[int] = []  # updates, for each guard
         self._saved: dict[str, Any] | None = None
+
+    reports_to_schedules = True
 
     # -- Lightning's hooks, in the order in which they come ------------------------------------------------------
 
@@ -81,63 +86,67 @@ class ScheduleCallback:
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         if self._saved is None and trainer.global_step:  # fit was called once more on the same trainer
             self._saved = self.state_dict()
-        for driven in self._driven:
-            driven.close()
-        self._driven = self._watch(trainer) if self.schedule is None else self._drive(trainer)
+        self._guards = self._watch(trainer) if self.schedule is None else self._drive(trainer)
+        self._attempted = [0] * len(self._guards)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         saved, self._saved = self._saved or {}, None
         states = saved.get("optimizers", [])
-        if states and len(states) != len(self._driven):
+        if states and len(states) != len(self._guards):
             raise ScheduleError(
                 f"resume: the checkpoint holds schedules of {len(states)} optimizers, this run drives "
-                f"{len(self._driven)}; build the same optimizers in the same order"
+                f"{len(self._guards)}; build the same optimizers in the same order"
             )
-        for i, driven in enumerate(self._driven):
-            if states:
-                driven.resume(states[i])
-            elif trainer.global_step and driven.scheduler.last_epoch == 0:
-                if self.start is None:
-                    raise ScheduleError(
-                        f"resume: the checkpoint is at update {trainer.global_step} but holds no state of this "
-                        "schedule, which would begin again at step 0; say where it is with "
-                        f"ScheduleCallback(..., start={trainer.global_step}), or start=0 to begin it here"
-                    )
-                driven.begin(self.start)
-        self._tell_length(trainer)
+        several = len(trainer.optimizers) > 1  # global_step then counts the updates of all
+        for i, guard in enumerate(self._guards):
+            if states and self.schedule is not None:  # else Lightning has restored it
+                guard.scheduler.load_state_dict(dict(states[i]["scheduler"]))
+            guard.begin((several and guard.scheduler.last_epoch) or trainer.global_step)
+            self._attempted[i] = guard.scheduler.last_epoch + (states[i]["skipped"] if states else 0)
+            if not trainer.enable_validation:
+                warn_of_silence(guard.scheduler, "the Trainer validates nothing; give it validation batches")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         # Lightning's own LearningRateMonitor reads the same two private names: the rows then fall together.
         if not trainer.loggers or not trainer._logger_connector.should_update_logs:
             return
         row: dict[str, float] = {}
-        for i, driven in enumerate(self._driven):
-            for name, value in driven.scheduler.driven_values().items():
+        for i, guard in enumerate(self._guards):
+            for name, value in guard.scheduler.driven_values().items():
                 key, group = name.split("/", 1)
-                row[f"{key}/{i}/{group}" if len(self._driven) > 1 else name] = value
-        row["schedule/skipped_updates"] = float(sum(driven.skipped for driven in self._driven))
+                row[f"{key}/{i}/{group}" if len(self._guards) > 1 else name] = value
+        row["schedule/skipped_updates"] = float(sum(self._skipped(i) for i in range(len(self._guards))))
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:  # noqa: ARG002
-        for driven in self._driven:
-            if driven.optimizer is optimizer:
-                driven.before_update()
+        for i, guard in enumerate(self._guards):
+            self._attempted[i] += guard.scheduler.optimizer is optimizer
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         if not trainer.sanity_checking:
-            for driven in self._driven:
-                driven.observe(trainer.callback_metrics)
+            seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            for guard in self._guards:
+                if listens(guard.scheduler):
+                    guard.scheduler.observe(**seen)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data, for ``torch.load(weights_only=True)``."""
-        if not self._driven:
+        if not self._guards:
             return self._saved or {}
-        return {"version": 1, "optimizers": [driven.state() for driven in self._driven]}
+        states = [
+            {"scheduler": guard.scheduler.state_dict(), "skipped": self._skipped(i)}
+            for i, guard in enumerate(self._guards)
+        ]
+        return {"version": 1, "optimizers": states}
+
+    def _skipped(self, i: int) -> int:
+        """Updates that were tried and did not happen."""
+        return self._attempted[i] - self._guards[i].scheduler.state_dict()["step"]
 
     # -- ------------------------------------------------------------------------------------------------------------
 
-    def _drive(self, trainer: Any) -> list[Driven]:
+    def _drive(self, trainer: Any) -> list[Guard]:
         optimizers = [o for o in trainer.optimizers if o.param_groups]
         several = isinstance(self.schedule, list | tuple)
         schedules: Sequence[Any] = self.schedule if several else [self.schedule]  # pyright: ignore
@@ -147,7 +156,7 @@ class ScheduleCallback:
                 f"ScheduleCallback: {len(schedules)} schedule(s) for {len(optimizers)} optimizer(s) ({kinds}); give "
                 "a list with one schedule for each optimizer, None to leave one alone"
             )
-        driven = []
+        guards = []
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             if schedule is None:
                 continue
@@ -158,30 +167,31 @@ class ScheduleCallback:
                         f"{type(config.scheduler).__name__} for {type(optimizer).__name__}, and two would overwrite "
                         "each other's learning rates; return the optimizer alone, or remove this callback"
                     )
-            scheduler = scheduled(
-                trainer, optimizer, schedule, self.horizon, self.tokens_per_step, self.replan, self.options
+            read = Reader(trainer, self.horizon, self.tokens_per_step)
+            guards.append(
+                guarded(trainer, optimizer, schedule, read, self.replan, self.start, self.options, "ScheduleCallback")
             )
-            driven.append(Driven(scheduler, steps=True))
-        return driven
+        return guards
 
-    def _watch(self, trainer: Any) -> list[Driven]:
+    def _watch(self, trainer: Any) -> list[Guard]:
         schedulers = [c.scheduler for c in trainer.lr_scheduler_configs if isinstance(c.scheduler, ScheduledLR)]
         if not schedulers:
             raise ScheduleError(
                 "ScheduleCallback: there is no schedule to run and the module returns no ScheduledLR to watch; give "
                 "ScheduleCallback a schedule, or return lrscope.adapters.lightning.configure_optimizers(...)"
             )
-        for scheduler in schedulers:
-            tell_once(scheduler, None)
-        return [Driven(scheduler, steps=False) for scheduler in schedulers]
+        return [self._guard(trainer, scheduler) for scheduler in schedulers]
 
-    def _tell_length(self, trainer: Any) -> None:
-        """Warn where the run's length and the schedule's do not fit, now that the data are set up anyway."""
-        if self.horizon is not None:
-            return
-        try:
-            steps = horizon_of(trainer).steps
-        except ScheduleError:
-            return
-        for driven in self._driven:
-            warn_of_length(driven.scheduler, steps)
+    def _guard(self, trainer: Any, scheduler: ScheduledLR) -> Guard:
+        """That of ``configure_optimizers``, or one for a ScheduledLR that the user built."""
+        known = guard_of(scheduler.optimizer)
+        if known is not None and known.scheduler is scheduler:
+            return known
+        return Guard(
+            scheduler,
+            "ScheduleCallback",
+            updates=lambda: trainer.global_step,
+            length=Reader(trainer, self.horizon, self.tokens_per_step).known,
+            active=lambda: trainer.training,
+            start=self.start,
+        )

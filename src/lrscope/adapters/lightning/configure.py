@@ -1,17 +1,16 @@
-"""What ``configure_optimizers`` returns, and the line that says what will run."""
+"""What ``configure_optimizers`` returns."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from torch.optim import Optimizer
 
 from lrscope.adapters.lightning.length import Reader
-from lrscope.adapters.telling import resolve, tell
+from lrscope.adapters.resuming import Guard, TrainerLR
+from lrscope.adapters.telling import arguments, warn_of_silence
 from lrscope.errors import ScheduleError
-from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import Horizon
 
 
@@ -23,14 +22,16 @@ def configure_optimizers(
     horizon: Horizon | int | None = None,
     tokens_per_step: float | None = None,
     replan: str | None = None,
+    start: int | None = None,
     name: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """What ``LightningModule.configure_optimizers`` returns to train ``optimizer`` by ``schedule``.
 
     The scheduler is stepped once per optimizer update (``interval="step"``; Lightning's own default is one step per
-    epoch), also under gradient accumulation. Lightning saves and restores it. The resolved schedule is printed once,
-    by the first process, on stderr.
+    epoch), also under gradient accumulation. Lightning saves and restores it. Before the first update a resumed run
+    is compared with its checkpoint, a difference is an error, and what runs is printed once, by the first process,
+    on stderr. Someone else who sets ``group["lr"]`` is an error at the first update, a warning later.
 
     In manual optimization Lightning steps no scheduler: call ``self.lr_schedulers().step()`` after the update, or
     leave the schedule to a ``ScheduleCallback``.
@@ -38,12 +39,15 @@ def configure_optimizers(
     Args:
         module: The LightningModule, attached to its Trainer: ``self`` in ``configure_optimizers``.
         optimizer: Its groups' values are what the schedule multiplies.
-        schedule: A Schedule, its text such as ``"warmup(6%) > cosine(to=0)"``, its spec (``plan.schedule``), or a
-            dict of them by group key. Text is resolved against the length of the run, see :func:`horizon_of`.
+        schedule: A Schedule, its text such as ``"warmup(6%) > cosine(to=0)"``, its spec, a
+            :class:`~lrscope.records.Plan` (its rates then stand for themselves), or a dict of them by group key. Text
+            is resolved against the length of the run, see :func:`horizon_of`.
         horizon: The run's length where Lightning cannot know it; a bare number is updates.
         tokens_per_step: Tokens per optimizer update over all devices; for lengths in tokens.
         replan: What to keep where a checkpoint was saved with another schedule or length: ``"lr"``, ``"fraction"`` or
             ``"shape"``, as in :func:`lrscope.schedules.replan`. ``None``: that is an error.
+        start: Step to begin at where a run is resumed whose checkpoint holds no state of this schedule, but that of
+            another scheduler or none. It may stay in the script.
         name: What LearningRateMonitor logs under; by default its own name, such as ``lr-AdamW``.
         options: Passed on to :class:`~lrscope.ScheduledLR`; schedules in ``groups`` may be text, too.
 
@@ -58,10 +62,13 @@ def configure_optimizers(
                 return lrscope.adapters.lightning.configure_optimizers(self, optimizer, "warmup(6%) > cosine(to=0)")
     """
     trainer = trainer_of(module)
-    scheduler = scheduled(trainer, optimizer, schedule, horizon, tokens_per_step, replan, options)
+    read = Reader(trainer, horizon, tokens_per_step)
+    guard = guarded(trainer, optimizer, schedule, read, replan, start, options, "configure_optimizers")
+    if not any(hasattr(callback, "reports_to_schedules") for callback in trainer.callbacks):
+        warn_of_silence(guard.scheduler, "add ScheduleCallback() to the Trainer's callbacks: it reports validations")
     return {
         "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1, "name": name},
+        "lr_scheduler": {"scheduler": guard.scheduler, "interval": "step", "frequency": 1, "name": name},
     }
 
 
@@ -75,31 +82,30 @@ def trainer_of(module: Any) -> Any:
         ) from error
 
 
-def scheduled(
+def guarded(
     trainer: Any,
     optimizer: Optimizer,
     schedule: Any,
-    horizon: Horizon | int | None,
-    tokens_per_step: float | None,
+    read: Reader,
     replan: str | None,
+    start: int | None,
     options: Mapping[str, Any],
-) -> ScheduledLR:
-    """The scheduler for ``schedule``, with every text in it resolved; what came out is printed."""
-    groups = options.get("groups") or {}
-    read = Reader(trainer, horizon, tokens_per_step)
-    resolved = resolve(schedule, read)
-    keys = resolved if isinstance(resolved, Mapping) else {"lr"}
-    own = {name: resolve(value, read, keys) for name, value in groups.items()}
-    scheduler = ScheduledLR(optimizer, resolved, replan=replan, **{**options, "groups": own})
-    tell_once(scheduler, read.length)
-    return scheduler
+    call: str,
+) -> Guard:
+    """The scheduler for ``schedule``, with every text in it resolved, under guard."""
+    scheduler = TrainerLR(optimizer, replan=replan, **arguments(schedule, options, read))
+    before = trainer.global_step  # more than 0 where fit is called once more
 
+    def updates() -> int:
+        # Elsewhere updates may be those of another optimizer, or some that a gradient scaler skipped.
+        return trainer.global_step if before or trainer.ckpt_path is not None else 0
 
-_told: weakref.WeakSet[ScheduledLR] = weakref.WeakSet()
-
-
-def tell_once(scheduler: ScheduledLR, length: Horizon | None) -> None:
-    """Say what will run; a callback meets schedulers that were told of when they were built."""
-    if scheduler not in _told:
-        _told.add(scheduler)
-        tell(scheduler, length)
+    return Guard(
+        scheduler,
+        call,
+        updates=updates,
+        length=read.known,
+        active=lambda: trainer.training,
+        start=start,
+        steps=call != "configure_optimizers",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -52,12 +53,19 @@ class Reader:
     """Reads the text of a schedule against a Trainer's length, which is asked for at the first text only.
 
     Attributes:
-        length: The length, where it is known and something depends on it.
+        length: The length, where it was asked for.
     """
 
     def __init__(self, trainer: Any, horizon: Horizon | int | None, tokens_per_step: float | None) -> None:
         self.length = Horizon(horizon, None, tokens_per_step) if isinstance(horizon, int) else horizon
         self._trainer, self._tokens_per_step = trainer, tokens_per_step
+
+    def known(self) -> Horizon | None:
+        """The length, asked for once more where no text needed it: now the data are set up anyway."""
+        if self.length is None:
+            with contextlib.suppress(ScheduleError):
+                self.length = horizon_of(self._trainer, self._tokens_per_step)
+        return self.length
 
     def __call__(self, text: str) -> Schedule:
         try:
