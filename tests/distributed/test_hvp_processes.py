@@ -14,7 +14,7 @@ import torch
 import cases
 import fingerprints
 from lrscope import Objective, SharpnessTracker, sharpness
-from lrscope.curvature import DifferenceHessian, ExactHessian, ForwardHessian, block, choose
+from lrscope.curvature import DifferenceHessian, ExactHessian, ForwardHessian, GaussNewton, block, choose
 from lrscope.errors import TaskError
 
 METHODS = {"exact": ExactHessian, "forward": ForwardHessian, "difference": DifferenceHessian}
@@ -136,6 +136,9 @@ def measure(rank, kind, wrapping):
     found["loss"] = [loss, ours.loss(theta), reference]
     found["grad"] = float((grad - gradient).norm() / gradient.norm())
     found["sharpness"] = [sharpness(o, theta, tol=1e-4, method="exact").value for o in (ours, single)]
+    if "DDP" in wrapping and kind != "checkpointed":
+        curved = [GaussNewton(o, theta) @ v for o in (ours, single)]
+        found["gauss_newton"] = float((curved[0] - curved[1]).norm() / curved[1].norm())
     found["trace"] = before == states(model, optimizer)
     # Training goes on as if nothing had been measured.
     optimizer.zero_grad()
@@ -273,6 +276,7 @@ def test_loss_gradient_and_products_are_those_of_one_process(two, way):
         loss, value, reference = found["loss"]
         assert loss == pytest.approx(reference, rel=0.02 if coarse else 1e-5)
         assert value == pytest.approx(reference, rel=0.02 if coarse else 1e-5)
+        assert found.get("gauss_newton", 0) < 1e-5
         assert found["sharpness"][0] == pytest.approx(found["sharpness"][1], rel=1e-4)
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from lrscope.curvature.hvp import MAX_GRAPHS
@@ -202,9 +201,15 @@ class JacobianOperator(Operator):
     def _product(self, v: Tensor) -> Tensor:
         spent = self.objective.spent
         with self._differentiating():
-            product = self._multiply(v.to(self.theta)).detach()
+            # The model stays at theta, where checkpointing runs parts of it again.
+            leaf = self.theta.clone().requires_grad_()
+            product = self.objective.at(leaf, lambda: self._multiply(v.to(self.theta))).detach()
         self.objective.spent = spent + Cost(products=1)
-        return product
+        return self._reduced(product)
+
+    def _reduced(self, product: Tensor) -> Tensor:
+        """The product over the batches of all processes."""
+        return self.objective.ranks.sum(product)
 
     @abstractmethod
     def _multiply(self, v: Tensor) -> Tensor: ...
@@ -274,7 +279,7 @@ class JacobianOperator(Operator):
 
     @contextmanager
     def _differentiating(self) -> Iterator[None]:
-        with self.objective.undisturbed(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with self.objective.differentiable():
             try:
                 yield
             except (RuntimeError, NotImplementedError) as error:
@@ -382,6 +387,11 @@ class NTK(JacobianOperator):
         method: Method = "auto",
     ) -> None:
         super().__init__(objective, theta, method)
+        if objective.ranks.size > 1:
+            raise MeasurementError(
+                f"NTK: its rows are the examples of one process, and this model has {objective.ranks.size}; "
+                "give the model inside, model.module, and the examples you mean"
+            )
         self._pick = outputs
         with self._differentiating():
             self._sizes = [J.num_outputs for _, J in self._jacobians()]

@@ -96,7 +96,8 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None, *, c
     with objective.undisturbed(), torch.enable_grad():
         for i, batch in enumerate(batches):
             leaf, n, j = theta.clone().requires_grad_(), objective.count(batch), i % num
-            (g,) = torch.autograd.grad(objective.batch_loss(leaf, batch), leaf)
+            # The model stays at theta in the backward pass, too, where checkpointing runs parts of it again.
+            (g,) = objective.at(leaf, lambda: torch.autograd.grad(objective.batch_loss(leaf, batch), leaf))  # noqa: B023
             sums[j] += n * g
             squares[j] += n * float(g.double().square().sum())
             examples[j] += n

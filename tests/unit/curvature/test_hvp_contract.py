@@ -10,7 +10,7 @@ import cases
 import fingerprints
 from hvp_cases import Checkpointed, compiled
 from lrscope import Objective, sharpness
-from lrscope.curvature import DifferenceHessian, ExactHessian, ForwardHessian, block, choose
+from lrscope.curvature import DifferenceHessian, ExactHessian, ForwardHessian, GaussNewton, block, choose
 from lrscope.errors import MeasurementError, TaskError
 
 METHODS = [ExactHessian, ForwardHessian, DifferenceHessian]
@@ -130,6 +130,16 @@ def test_checkpointing_is_right_away_from_where_the_model_stands(reentrant):
     model.reentrant = None
     torch.testing.assert_close(gradient, objective.grad(theta), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(product, objective.hvp(theta, direction(objective)), rtol=1e-5, atol=1e-8)
+
+
+def test_gauss_newton_is_right_under_checkpointing_too():
+    torch.manual_seed(0)
+    model = Checkpointed(False).double()
+    objective = Objective(model, cases.cross_entropy, batches(torch.float64))
+    theta, v = objective.point() + 0.3, direction(objective)
+    product = GaussNewton(objective, theta) @ v
+    model.reentrant = None
+    torch.testing.assert_close(product, GaussNewton(objective, theta) @ v, rtol=1e-12, atol=1e-14)
 
 
 # One probe for one loss and model.
