@@ -36,6 +36,8 @@ class Drives:
     def __init__(self, schedule: Any, groups: Mapping[str | int, Any] | None) -> None:
         self.common = _by_key("schedule", schedule)
         self.remedy = _REMEDY
+        if not isinstance(groups, Mapping | None):
+            raise ScheduleError(f"groups: must be a dict from names or indices to schedules, got {short(groups)}")
         self.groups = {name: _by_key(f"groups[{name!r}]", s) for name, s in (groups or {}).items()}
         self.replanned: dict[str, list[Any]] = {}
 

@@ -109,11 +109,11 @@ class ScheduledLR(LRScheduler):
         self.keep = replan
         self.drives = Drives(schedule, groups)
         self.floor = floor
-        self.absolute = frozenset(absolute)
-        self.own_clock = own_clock
+        self.absolute = frozenset([absolute] if isinstance(absolute, str) else absolute)
+        self.own_clock = bool(own_clock)
         self.last_epoch = whole("ScheduledLR", "last_epoch", last_epoch, at_least=-1) + 1
         self._step_count = 1
-        self._check_names(late)
+        self._check_names([late] if isinstance(late, str) else late)
         self._check_absolute()
         self._readers: dict[tuple[str, int], Lookup | Listener] = {}
         self._bases: dict[tuple[int, str], Any] = {}
@@ -260,7 +260,8 @@ class ScheduledLR(LRScheduler):
             ScheduleError: The state is not one of ScheduledLR, or of another schedule than this one; the message
                 draws both curves.
         """
-        if not isinstance(state_dict, Mapping) or not {"version", "step", "spec"} <= set(state_dict):
+        known = isinstance(state_dict, Mapping) and {"version", "step", "spec"} <= set(state_dict)
+        if not known or not isinstance(state_dict["spec"], Mapping):
             raise ScheduleError(
                 f"state_dict: must be a ScheduledLR state with version, step and spec, got {short(state_dict)}; "
                 "to continue from another scheduler's checkpoint, build ScheduledLR(..., last_epoch=step - 1)"
@@ -317,6 +318,9 @@ class ScheduledLR(LRScheduler):
 
     def _check_absolute(self) -> None:
         """What is absolute has no base, so nothing can be a share of it."""
+        driven = self.drives.driven()
+        for key in self.absolute - driven:
+            raise ScheduleError(f"absolute: {short(key)} is not driven; {did_you_mean(key, driven)}")
         for drives in (self.schedules, *self.groups.values()):
             for key, drive in drives.items():
                 if isinstance(drive, str) and ({key, drive} & self.absolute):

@@ -282,3 +282,26 @@ def test_a_schedule_that_hears_nothing_says_so_once():
 def test_unnamed_groups_are_told_how_to_get_a_name():
     with pytest.raises(ScheduleError, match="they have no names"):
         ScheduledLR(torch.optim.SGD([parameter()], lr=0.1), S, groups={"head": W})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"absolute": ["momentum"]}, "absolute: 'momentum' is not driven; allowed: lr"),
+        ({"absolute": ["l"]}, "did you mean 'lr'"),
+        ({"groups": [S]}, "groups: must be a dict from names or indices to schedules"),
+        ({"groups": {0: None}}, r"groups\[0\]: must be a Schedule"),
+        ({"replan": "foo"}, "unknown 'foo'"),
+        ({"count": "epochs"}, "unknown 'epochs'"),
+    ],
+)
+def test_options_that_cannot_mean_anything_are_refused(options, message):
+    opt = adamw("body")
+    with pytest.raises(ScheduleError, match=message):
+        ScheduledLR(opt, S, **options)
+    assert lrs_of(opt) == [0.1]
+
+
+def test_one_name_may_stand_for_a_list_of_one():
+    assert ScheduledLR(adamw("body"), lrs.Constant(0.2), absolute="lr").get_last_lr() == [0.2]
+    ScheduledLR(adamw("body"), S, groups={"head": W}, late="head")
