@@ -55,7 +55,8 @@ def sharpness(
         start: First guess ``(P,)`` or ``(P, M)``, for example an earlier ``vectors``. It saves products where it is
             good; a random vector joins it (at least three products) in case that it hides a larger eigenvalue.
             By default a random vector.
-        method: ``"exact"``, ``"difference"``, or ``"auto"``; see :func:`~lrscope.curvature.probe.choose`.
+        method: ``"exact"``, ``"forward"``, ``"difference"`` or ``"auto"``; see
+            :func:`~lrscope.curvature.probe.choose`.
         max_matvecs: Products at most; if they do not suffice the result says ``converged=False``.
         seed: Of the random vectors; the global generators are not used.
 

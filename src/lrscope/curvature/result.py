@@ -25,7 +25,7 @@ class EigenResult:
         residuals: ``||A v - value v||``, shape ``(K,)``: an eigenvalue lies within this distance of the value.
         num_matvecs: Hessian-vector products spent on this answer (the probe of a new objective not counted).
         converged: Every residual is at most ``tol * |value|``.
-        method: How products were made, ``"exact"`` or ``"difference"``.
+        method: How products were made: ``"exact"``, ``"forward"`` or ``"difference"``.
         error: Relative error of one product, measured when the objective was first met.
         cost: All work, the probe included.
         preconditioned: Whether a preconditioner was used.
