@@ -420,7 +420,9 @@ def require_objective(objective: Any) -> None:
         TypeError: What came, and what to do.
     """
     if not hasattr(objective, "loss_and_grad"):  # not by class: an objective in closed form is one, too
-        raise TypeError(
-            f"objective: expected a lrs.Objective, got {type(objective).__name__}; give the loss and the batches "
-            "that it is measured on: lrs.Objective(model, loss_fn, [batch])"
-        )
+        ways = "the loss and the batches that it is measured on: lrs.Objective(model, loss_fn, [batch])"
+        if hasattr(objective, "objective"):  # a task
+            ways = "task.objective(num_batches=3)"
+        elif hasattr(objective, "get_train_dataloader"):  # a Trainer of transformers
+            ways = "lrs.adapters.huggingface.task(trainer).objective(num_batches=3)"
+        raise TypeError(f"objective: expected a lrs.Objective, got {type(objective).__name__}; give {ways}")

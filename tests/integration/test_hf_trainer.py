@@ -582,6 +582,14 @@ def test_critical_lr_and_a_plan_from_a_trainer(tmp_path):
     assert rates(planned) == list(from_spec(plan.schedule).values(60))
 
 
+def test_a_trainer_in_place_of_a_task_or_objective_is_told_what_makes_one(tmp_path):
+    trainer = trainer_in(tmp_path)
+    with pytest.raises(TypeError, match=r"lrs\.adapters\.huggingface\.task\(trainer\) makes one"):
+        lrs.plan(trainer)
+    with pytest.raises(TypeError, match=r"got Trainer; give .*task\(trainer\)\.objective"):
+        lrs.critical_lr(trainer, "sgd")
+
+
 def test_a_task_leaves_no_trace_on_the_trainer(tmp_path):
     plain, measured = trainer_in(tmp_path, save_strategy="no"), trainer_in(tmp_path, save_strategy="no")
     before = set(vars(measured))

@@ -23,6 +23,9 @@ WARMUPS = (0.0, 0.05, 0.33)
 MIN_GRADIENTS = 6_600
 """Gradient evaluations a plan spends at least when no budget is given: what three rungs need to tell peaks apart."""
 
+_TRAINED = ("Trainer", "LightningModule")
+"""Classes whose training an adapter makes a task of; named, since they are not imported here."""
+
 Progress = Callable[[str, float], None]
 
 
@@ -76,7 +79,7 @@ def plan(
     """
     started = time.monotonic()
     if not isinstance(task, Task):
-        raise TypeError(f"task: expected a lrscope Task, got {type(task).__name__}; wrap it in lrs.Task(build=…)")
+        raise TypeError(f"task: expected a lrscope Task, got {type(task).__name__}; {_how_to_make(task)}")
     spec = OptimizerSpec.parse(optimizer)
     steps = _steps(steps, task)
     _check(warmups, decay, engine, seed)
@@ -168,6 +171,16 @@ def plan(
             "center": center,
         },
     )
+
+
+def _how_to_make(value: Any) -> str:
+    """What makes a task of ``value``, where it is known."""
+    trees = {kind.__module__.split(".")[0] for kind in type(value).__mro__ if kind.__name__ in _TRAINED}
+    if "transformers" in trees:
+        return "lrs.adapters.huggingface.task(trainer) makes one"
+    if trees & {"lightning", "pytorch_lightning"}:
+        return "lrs.adapters.lightning.task(module, datamodule) makes one"
+    return "wrap it in lrs.Task(build=…)"
 
 
 def horizons_for(

@@ -203,6 +203,13 @@ def test_plan_and_critical_lr_on_a_module_end_with_results():
     assert math.isfinite(plan.expected_loss)
 
 
+def test_a_module_in_place_of_a_task_is_told_what_makes_one():
+    with pytest.raises(TypeError, match=r"got Net; lrs\.adapters\.lightning\.task\(module, datamodule\) makes one"):
+        lrs.plan(Net())
+    with pytest.raises(TypeError, match=r"got Task; .*task\.objective\(num_batches=3\)"):
+        lrs.critical_lr(task(Net(), train=loader()))
+
+
 def test_the_task_trains_as_the_module_written_by_hand():
     made = task(Net(hidden=5, act="relu"), train=loader(), evaluate=loader(24))
 
@@ -275,7 +282,7 @@ def test_start_given_of_a_trained_module_does_not_copy_its_trainer():
     t = pl.Trainer(max_epochs=1, enable_model_summary=False, **quiet)
     t.fit(net, loader())
     made = task(net, train=loader(), start="given")
-    assert made.model(0)._trainer is None
+    assert not isinstance(made.model(0)._trainer, pl.Trainer)
     assert net.trainer is t
     made.check()
 
@@ -420,6 +427,25 @@ def test_the_builder_of_a_module_at_top_level_can_be_sent_to_another_process():
     assert build(0).net.out_features == 6
 
 
+@pytest.mark.parametrize("name", ["global_step", "current_epoch"])
+def test_a_step_that_reads_how_far_the_run_is_is_told_that_it_reads_zero(name):
+    class Reads(Net):
+        def training_step(self, batch, batch_idx):
+            assert (self.logger, self.global_rank) == (None, 0)
+            return self.loss(batch) * (1 + getattr(self, name))
+
+    with pytest.warns(lrs.LrscopeWarning, match=rf"reads self\.{name}, .* always 0 here"):
+        task(Reads(), train=loader()).check()
+
+
+class SetsInHook(Net):
+    def on_train_batch_start(self, batch, batch_idx):
+        self.scale = 2.0
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch) * self.scale
+
+
 class NeedsTrainer(Net):
     def training_step(self, batch, batch_idx):
         return self.loss(batch) * self.trainer.max_epochs
@@ -458,6 +484,11 @@ class Several(Net):
             lambda: task(NeedsTrainer(), train=loader()).check(),
             ["training_step", "self.trainer", "only inside Trainer.fit"],
         ),
+        (
+            lambda: task(SetsInHook(), train=loader()).check(),
+            ["training_step", "no attribute 'scale'", "on_train_batch_start", "__init__ or setup"],
+        ),
+        (lambda: task(Net(), loader()), ["expected a LightningDataModule, got DataLoader", "train="]),
         (lambda: task(SetsUpWithTrainer(), train=loader()).check(), ["setup", "self.trainer"]),
         (lambda: task(SkipsAll(), train=loader()).check(), ["returned no loss", "leaves a batch out"]),
         (lambda: task(Iterates(), train=loader()), ["dataloader_iter"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,12 +13,22 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lrscope.errors import TaskError
+from lrscope.errors import LrscopeWarning, TaskError
 from lrscope.isolation import isolated_rng, mode_of
 from lrscope.objective import Batch, num_examples
 from lrscope.tasks import Task
 
 Start = Literal["fresh", "given"]
+_HOOKS = (
+    "on_fit_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_validation_start",
+    "on_validation_epoch_start",
+    "on_validation_batch_start",
+)
+"""Hooks of a module in which attributes are set that a step then reads."""
 
 
 def task(
@@ -44,7 +55,8 @@ def task(
     - **Loss.** What ``training_step`` returns, as Lightning reads it. In eval mode what ``validation_step`` returns,
       if it returns a loss, else again that of ``training_step``. ``batch_idx`` is always 1, since steps take 0 as an
       occasion to log pictures. ``self.log``, ``self.log_dict`` and ``self.print`` do nothing; there is no
-      ``self.trainer``.
+      ``self.trainer``. ``self.global_step`` and ``self.current_epoch`` are 0, and a warning says so where a step
+      reads them. The module's own hooks, such as ``on_train_batch_start``, are not run.
     - **Data.** ``train`` and ``evaluate``, else the loaders of ``datamodule``, else those of the module. The loaders
       are asked of a copy after ``prepare_data()`` and ``setup("fit")``, with the random generators seeded by 0, so a
       random split is the same in every process. ``on_before_batch_transfer`` and ``on_after_batch_transfer`` are
@@ -80,6 +92,11 @@ def task(
     build = _Build(module, start)
     with isolated_rng(0):
         first = build.bare(0)
+        if datamodule is not None and not hasattr(datamodule, "prepare_data"):
+            raise TaskError(
+                f"datamodule: expected a LightningDataModule, got {type(datamodule).__name__}; batches are given by "
+                "train= and evaluate="
+            )
         owner = first if datamodule is None else copy.copy(datamodule)
         if train is None or evaluate is None:
             _explained("prepare_data", owner.prepare_data)
@@ -134,6 +151,9 @@ class _Build:
             _explained("configure_model", module.configure_model)
         for quiet in ("log", "log_dict", "print"):
             setattr(module, quiet, _nothing)
+        for part in module.modules():
+            if _is_module(part):
+                part._trainer = _NoTrainer()
         return module
 
     def bare(self, seed: int) -> Any:
@@ -153,6 +173,23 @@ class _Build:
 def _is_module(value: Any) -> bool:
     """Whether it is a LightningModule, of whichever tree."""
     return isinstance(value, nn.Module) and hasattr(value, "training_step") and hasattr(value, "configure_model")
+
+
+class _NoTrainer:
+    """Stands where a module looks for its Trainer, so that what it reads there is not silently that of step 0."""
+
+    logger, loggers, global_rank, local_rank = None, (), 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("global_step", "current_epoch"):
+            raise RuntimeError(f"{name}: not attached to a `Trainer`")
+        warnings.warn(
+            f"task: the module reads self.{name}, which exists only inside Trainer.fit and is always 0 here: what "
+            "depends on it stays as in the first step",
+            LrscopeWarning,
+            stacklevel=3,
+        )
+        return 0
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -253,7 +290,16 @@ class _Steps:
                 owner = self.data if self.data is not None and _overrides(self.data, hook) else model
                 ready = getattr(owner, hook)(ready, 0)
             step = getattr(model, which)
-            return step(ready, 1) if _takes_index(step) else step(ready)
+            try:
+                return step(ready, 1) if _takes_index(step) else step(ready)
+            except AttributeError as error:
+                hooks = [hook for hook in _HOOKS if _overrides(model, hook)]
+                if error.obj is not model or not hooks:
+                    raise
+                raise TaskError(
+                    f"{which}: {error}; the module's hooks ({', '.join(hooks)}) are run by a Trainer only, so set in "
+                    "__init__ or setup what a step needs"
+                ) from error
 
         out = _explained(which, run)
         return out.get("loss") if isinstance(out, Mapping) else out
