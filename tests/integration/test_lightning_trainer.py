@@ -793,6 +793,34 @@ def test_each_optimizer_in_manual_optimization_counts_its_own_updates(tmp_path):
     assert torch.equal(again.theta, whole.theta)
 
 
+def test_optimizers_in_manual_optimization_resume_under_schedules_of_the_modules_own(tmp_path, capsys):
+    a, b = Cosine(1.0, 0.0, 16), Exponential(1.0, 0.1, 8)
+
+    class Own(Manual):
+        def configure_optimizers(self):
+            pairs = zip(super().configure_optimizers(), (a, b), strict=True)
+            return tuple(configure_optimizers(self, o, s, horizon=s.num_steps) for o, s in pairs)
+
+        def on_train_batch_end(self, *_):
+            for scheduler in self.lr_schedulers():
+                scheduler.step()
+
+    def run(path, *more):
+        net = Own()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", lrs.LrscopeWarning)  # the second one is stepped twice per update
+            trainer(tmp_path, *more, max_epochs=2).fit(net, Rows(num=8), ckpt_path=path)
+        return net
+
+    whole = run(None, SaveAt(tmp_path, 7))
+    assert whole.rates[0] == [0.1 * a(t) for t in range(16)]
+    capsys.readouterr()
+    again = run(tmp_path / "7.ckpt")
+    assert (again.rates[0], again.rates[1]) == (whole.rates[0][7:], whole.rates[1][4:])
+    assert torch.equal(again.theta, whole.theta)
+    assert "skipped" not in capsys.readouterr().err
+
+
 def test_several_optimizers_are_logged_apart(tmp_path):
     logger = pl.loggers.CSVLogger(tmp_path, name="two", version=0)
     callback = ScheduleCallback([Constant(0.5), Constant(0.1)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lrscope.adapters.lightning.configure import guarded
+from lrscope.adapters.lightning.configure import guarded, updates_before
 from lrscope.adapters.lightning.length import Reader
 from lrscope.adapters.resuming import Guard, guard_of
 from lrscope.adapters.telling import listens, warn_of_silence
@@ -97,11 +97,10 @@ class ScheduleCallback:
                 f"resume: the checkpoint holds schedules of {len(states)} optimizers, this run drives "
                 f"{len(self._guards)}; build the same optimizers in the same order"
             )
-        several = len(trainer.optimizers) > 1  # global_step then counts the updates of all
         for i, guard in enumerate(self._guards):
             if states and self.schedule is not None:  # else Lightning has restored it
                 guard.scheduler.load_state_dict(dict(states[i]["scheduler"]))
-            guard.begin((several and guard.scheduler.last_epoch) or trainer.global_step)
+            guard.begin(updates_before(trainer, guard.scheduler))
             self._attempted[i] = guard.scheduler.last_epoch + (states[i]["skipped"] if states else 0)
             if not trainer.enable_validation:
                 warn_of_silence(guard.scheduler, "the Trainer validates nothing; give it validation batches")

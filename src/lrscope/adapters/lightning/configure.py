@@ -11,6 +11,7 @@ from lrscope.adapters.lightning.length import Reader
 from lrscope.adapters.resuming import Guard, TrainerLR
 from lrscope.adapters.telling import arguments, warn_of_silence
 from lrscope.errors import ScheduleError
+from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import Horizon
 
 
@@ -82,6 +83,11 @@ def trainer_of(module: Any) -> Any:
         ) from error
 
 
+def updates_before(trainer: Any, scheduler: ScheduledLR) -> int:
+    """The Trainer's count of updates, or the schedule's own where the Trainer adds up those of several optimizers."""
+    return (len(trainer.optimizers) > 1 and scheduler.last_epoch) or trainer.global_step
+
+
 def guarded(
     trainer: Any,
     optimizer: Optimizer,
@@ -97,8 +103,8 @@ def guarded(
     before = trainer.global_step  # more than 0 where fit is called once more
 
     def updates() -> int:
-        # Elsewhere updates may be those of another optimizer, or some that a gradient scaler skipped.
-        return trainer.global_step if before or trainer.ckpt_path is not None else 0
+        # In a new run, updates before the first of this optimizer are another's, or a gradient scaler skipped them.
+        return updates_before(trainer, scheduler) if before or trainer.ckpt_path is not None else 0
 
     return Guard(
         scheduler,
