@@ -106,7 +106,7 @@ class ScheduleCallback:
                 warn_of_silence(guard.scheduler, "the Trainer validates nothing; give it validation batches")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        # Lightning's own LearningRateMonitor reads the same two private names: the rows then fall together.
+        # Lightning's own LearningRateMonitor reads the same two private names: the steps then coincide.
         if not trainer.loggers or not trainer._logger_connector.should_update_logs:
             return
         row: dict[str, float] = {}
