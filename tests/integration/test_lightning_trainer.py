@@ -488,6 +488,20 @@ def saved_run(tmp_path, way="callback", batch=15):
     return tmp_path / f"{batch}.ckpt"
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_that_sets_the_rate_itself_is_seen_too(way, tmp_path):
+    """Lightning runs training_step inside optimizer.step, so after any check before it."""
+
+    class Sets(Net):
+        def training_step(self, batch, batch_idx):
+            self.trainer.optimizers[0].param_groups[1]["lr"] = 7.0
+            return super().training_step(batch, batch_idx)
+
+    _, callbacks = parts(way)
+    with pytest.raises(lrs.ScheduleError, match=r"update 0 of group head, the optimizer has 7"):
+        trainer(tmp_path, *callbacks).fit(Sets(None if way == "callback" else TEXT), Rows())
+
+
 def test_an_edited_checkpoint_is_an_error_with_both_numbers(tmp_path):
     for way in WAYS:
         (tmp_path / way).mkdir()

@@ -139,9 +139,7 @@ class Guard:
         skipped = updates - scheduler.last_epoch
         if self.start is not None:
             return f"{note}, step {scheduler.last_epoch:,} of the schedule"
-        if (
-            skipped < -1
-        ):  # one, where the checkpoint was written within an update that the trainer had not yet counted
+        if skipped < -1:  # -1: the checkpoint was written within an update that the trainer had not counted yet
             raise ScheduleError(
                 f"resume: the schedule in the checkpoint is at step {scheduler.last_epoch}, the trainer at {updates}"
                 f"; {self.call}(..., start=) says that it began elsewhere on purpose"
