@@ -106,7 +106,7 @@ def replan(old: Schedule, new: Schedule | int, *, at: int, keep: str) -> Replann
 
 
 def largest(schedule: Schedule) -> float:
-    """The largest size of a value, from at most some thousand steps of a long schedule; of an endless one, of its beginning."""
+    """The largest size of a value; of some thousand steps of a long schedule, and the beginning of an endless one."""
     end = 10_000 if schedule.num_steps is None else schedule.num_steps
     return float(np.abs(schedule._at(np.unique(np.linspace(0, end, min(end, 5000) + 1).round()))).max())
 
