@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lrscope.errors import LrscopeWarning, ScheduleError
 from lrscope.optimizers.lanes import Group, plain
 from lrscope.optimizers.scheduled import ScheduledLR
-from lrscope.schedules import Constant, ExponentialEquivalent, Schedule, exponential_equivalent
+from lrscope.schedules import Constant, ExponentialEquivalent, FeedbackSchedule, Schedule, exponential_equivalent
 from lrscope.schedules.checks import did_you_mean, short, whole
 from lrscope.schedules.exponential import DEFAULT_MAX_SCALE, StateMap
 
@@ -43,7 +43,7 @@ class EquivalentLR(ScheduledLR):
 
     Raises:
         ScheduleError: Another optimizer than SGD, a group that does not exist, or no exact equivalent (Nesterov
-            momentum, dampening, too much weight decay).
+            momentum, dampening, too much weight decay, a schedule that listens).
 
     Example:
         >>> import torch
@@ -83,6 +83,7 @@ class EquivalentLR(ScheduledLR):
         }
         own = {name: {"lr": e, "weight_decay": Constant(0.0)} for name, e in self.equivalents.items()}
         super().__init__(optimizer, drives, groups=own)
+        self.drives.remedy = "take original_weights() from the old run, and start a new EquivalentLR from them"
         self._watch()
 
     @property
@@ -212,6 +213,11 @@ def _equivalent(
     for key in ("weight_decay", "momentum"):
         base, drive = _own(group, key), drives.get(key)
         drive = drives.get(drive) if isinstance(drive, str) else drive
+        if isinstance(drive, FeedbackSchedule):
+            raise ScheduleError(
+                f"schedule: {key} listens ({type(drive).__name__}), so it cannot be translated before the run; give a "
+                "Schedule, or use ScheduledLR"
+            )
         values[key] = base * drive if isinstance(drive, Schedule) else base
     try:
         return exponential_equivalent(

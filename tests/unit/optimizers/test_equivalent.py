@@ -13,7 +13,7 @@ from torch import nn
 from lrscope import LrscopeWarning, Objective, ScheduledLR
 from lrscope.errors import MeasurementError, ScheduleError
 from lrscope.optimizers import EquivalentLR
-from lrscope.schedules import Constant, Cosine, exponential_equivalent
+from lrscope.schedules import Constant, Cosine, Plateau, exponential_equivalent
 from lrscope.stability import equivalent_lr, scale_invariance
 
 SETTING = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
@@ -145,6 +145,26 @@ def test_what_cannot_be_run_is_refused_in_one_line(call, match):
     with pytest.raises(ScheduleError, match=match) as caught:
         call(optimizer)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("drives", [
+    {"weight_decay": Plateau("loss")},
+    {"momentum": Plateau("loss")},
+    {"momentum": "weight_decay", "weight_decay": Plateau("loss")},
+])  # fmt: skip
+def test_what_listens_cannot_be_translated(drives):
+    optimizer = optimizer_of()
+    with pytest.raises(ScheduleError, match="^schedule: .* listens .Plateau.*cannot be translated"):
+        EquivalentLR(optimizer, {"lr": Constant(1.0), **drives}, invariant=["conv"], steps=9)
+    assert values(optimizer, "weight_decay") == [0.01, 0.01]
+
+
+def test_another_schedule_is_refused_with_a_remedy_that_exists():
+    state = EquivalentLR(optimizer_of(), Constant(1.0), invariant=["conv"], steps=9).state_dict()
+    other = EquivalentLR(optimizer_of(), Cosine(1.0, 0.5, 9), invariant=["conv"])
+    with pytest.raises(ScheduleError, match=r"original_weights\(\)") as refused:
+        other.load_state_dict(state)
+    assert "replan" not in str(refused.value)
 
 
 def test_a_state_of_another_weight_decay_is_refused():
