@@ -27,6 +27,7 @@ class UpdateClock:
         noting: Whether :meth:`paired` wants to be told of a call that found one.
         groups: The parameter groups that the scheduler knows, and ``count``, how many they were. Before an update
             of others, the scheduler is told.
+        written: The learning rate in the first group, the object itself, as the scheduler left it.
     """
 
     def __init__(self, optimizer: Optimizer, told: Callable[[], None]) -> None:
@@ -36,12 +37,12 @@ class UpdateClock:
         self.noting = False
         self.groups: Any = None
         self.count = 0
+        self.written: Any = None
         self._performed = False
         self._idle = 0  # calls without an update since the last one with
         self._pattern = (0, 0)  # idle calls per update, and for how many updates in a row
         self._said: set[str] = set()
-        while isinstance(inner := vars(optimizer).get("optimizer"), Optimizer):
-            optimizer = inner  # a wrapper, such as accelerate's
+        optimizer = innermost(optimizer)
         me, tell = weakref.ref(self), weakref.WeakMethod(told)
 
         def pre_hook(optimizer: Optimizer, *_: Any) -> None:
@@ -54,16 +55,30 @@ class UpdateClock:
 
         def post_hook(optimizer: Optimizer, *_: Any) -> None:
             clock = me()
-            if clock is not None:
+            if clock is not None and not clock._is_rehearsal(optimizer):
                 clock._performed = True
                 # Fused optimizers skip inside their kernel, and only this flag of GradScaler's tells.
                 found_inf = getattr(optimizer, "found_inf", None)
                 if found_inf is None or not bool(found_inf):
                     clock.pending += 1
 
-        handles = optimizer.register_step_pre_hook(pre_hook), optimizer.register_step_post_hook(post_hook)
+        def load_hook(*_: Any) -> None:
+            clock = me()
+            if clock is not None:  # what was done before is not what the state loaded has behind it
+                clock.pending = 0
+
+        handles = (
+            optimizer.register_step_pre_hook(pre_hook),
+            optimizer.register_step_post_hook(post_hook),
+            optimizer.register_load_state_dict_post_hook(load_hook),
+        )
         for handle in handles:
             weakref.finalize(self, handle.remove)
+
+    def _is_rehearsal(self, optimizer: Optimizer) -> bool:
+        """Whether this was torch.distributed.checkpoint, which steps at a rate of 0 to see the optimizer's state."""
+        lr = optimizer.param_groups[0].get("lr")
+        return lr is not None and lr is not self.written and self.written is not None and float(lr) == 0.0
 
     def paired(self) -> None:
         """A call that found an update, after calls that found none or while a pattern is watched."""
@@ -100,6 +115,15 @@ class UpdateClock:
         if message not in self._said:
             self._said.add(message)
             warnings.warn(message, LrscopeWarning, stacklevel=4)
+
+
+def innermost(optimizer: Optimizer) -> Optimizer:
+    """The optimizer that makes the updates, inside wrappers such as accelerate's or SAM's."""
+    for name in ("optimizer", "base_optimizer"):
+        inner = vars(optimizer).get(name)
+        if isinstance(inner, Optimizer):
+            return innermost(inner)
+    return optimizer
 
 
 def _has_bad_gradients(optimizer: Optimizer) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 from lrscope.errors import ScheduleError
 from lrscope.optimizers.announce import announce
 from lrscope.schedules import FeedbackSchedule, Replanned, Schedule, from_spec, replan
-from lrscope.schedules.checks import did_you_mean, short
+from lrscope.schedules.base import kinds
+from lrscope.schedules.checks import did_you_mean, short, whole
 from lrscope.schedules.replan import both_curves
 
 Drive = Schedule | FeedbackSchedule | str
@@ -38,6 +39,10 @@ class Drives:
         self.remedy = _REMEDY
         if not isinstance(groups, Mapping | None):
             raise ScheduleError(f"groups: must be a dict from names or indices to schedules, got {short(groups)}")
+        if len({str(name) for name in groups or ()}) < len(groups or ()):
+            raise ScheduleError(
+                f"groups: a name and an index look the same in {short(list(groups or ()))}; rename one"
+            )
         self.groups = {name: _by_key(f"groups[{name!r}]", s) for name, s in (groups or {}).items()}
         self.replanned: dict[str, list[Any]] = {}
 
@@ -48,7 +53,10 @@ class Drives:
     def of(self, group: Mapping[str, Any], index: int) -> dict[str, tuple[str, Schedule | FeedbackSchedule]]:
         """For each driven key of a group: the path of what drives it, and that."""
         drives = {key: (key, drive) for key, drive in self.common.items()}
-        for name in (index, group.get("name")):
+        names = [name for name in (index, group.get("name")) if name in self.groups]
+        if len(names) > 1:
+            raise ScheduleError(f"groups: group {index} is given schedules by its index and by its name {names[1]!r}")
+        for name in names:
             if name is not None:
                 drives |= {key: (f"{name}/{key}", drive) for key, drive in self.groups.get(name, {}).items()}
         found: dict[str, tuple[str, Schedule | FeedbackSchedule]] = {}
@@ -67,8 +75,13 @@ class Drives:
         """Change one schedule from step ``at`` on."""
         drives = self.common if group is None else self.groups.get(group, {})
         old = drives.get(key)
+        if isinstance(old, str | FeedbackSchedule):
+            what = f"follows {old}; replan that" if isinstance(old, str) else "is driven by a schedule that listens"
+            raise ScheduleError(f"replan: {key} {what}")
         if not isinstance(old, Schedule):
             raise ScheduleError(f"replan: {short(key)} has no schedule of its own; {did_you_mean(key, drives)}")
+        if not isinstance(new, Schedule):
+            new = old.stretch(whole("replan", "new", new, at_least=1))
         changed = replan(old, new, at=at, keep=keep)
         self._adopt(key if group is None else f"{group}/{key}", drives, key, changed, new)
         return changed
@@ -87,12 +100,12 @@ class Drives:
             theirs, new = saved[path], drives[key]
             if theirs == ours[path]:
                 continue
-            if not isinstance(new, Schedule) or not isinstance(theirs, Mapping):
+            if not isinstance(new, Schedule) or not isinstance(theirs, Mapping) or theirs.get("kind") not in kinds():
                 raise ScheduleError(
                     f"state_dict: {path} was driven by {short(theirs)}, and is by {short(new)} now; {AS_SAVED}"
                 )
             old = from_spec(theirs)
-            if ours[path] in replanned.get(path, ()):
+            if ours[path] in replanned.get(path, ()) or theirs in self.replanned.get(path, ()):
                 changes.append((path, drives, key, old, None))  # the plan was changed from or to this one before
             elif keep is not None:
                 changes.append((path, drives, key, replan(old, new, at=step, keep=keep), new))
@@ -110,9 +123,9 @@ class Drives:
         for path, specs in replanned.items():
             self._remember(path, specs)
 
-    def _adopt(self, path: str, drives: dict[str, Drive], key: str, changed: Replanned, new: Schedule | int) -> None:
+    def _adopt(self, path: str, drives: dict[str, Drive], key: str, changed: Replanned, new: Schedule) -> None:
         """Run the changed plan, and remember from and to what, so that the script may resume with either."""
-        self._remember(path, [s.to_spec() for s in (changed.old, new) if isinstance(s, Schedule)])
+        self._remember(path, [changed.old.to_spec(), new.to_spec()])
         drives[key] = changed.schedule
         announce(f"{path} {changed}")
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lrscope.errors import ScheduleError
+from lrscope.optimizers.announce import announce
 from lrscope.optimizers.clock import UpdateClock
 from lrscope.optimizers.drives import AS_SAVED, Drive, Drives
 from lrscope.optimizers.lanes import (
@@ -21,6 +22,7 @@ from lrscope.optimizers.lanes import (
     name_of,
     own_tensors,
     place_of,
+    plain,
 )
 from lrscope.schedules import FeedbackSchedule, Lookup, Replanned, Schedule
 from lrscope.schedules.checks import did_you_mean, short, whole
@@ -84,6 +86,9 @@ class ScheduledLR(LRScheduler):
         0.1
     """
 
+    tells_bases = True
+    """Whether loading a state of other bases is told."""
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -118,8 +123,11 @@ class ScheduledLR(LRScheduler):
         self._readers: dict[tuple[str, int], Lookup | Listener] = {}
         self._bases: dict[tuple[int, str], Any] = {}
         self._starts = [0] * len(optimizer.param_groups)
-        self._clock = UpdateClock(optimizer, self.write) if count == "updates" else None
+        self._counts = count == "updates"
+        self._clock = UpdateClock(optimizer, self.write)
         self._bind()
+        self._built = dict(self._bases)
+        self._spec()  # what cannot be stored is refused now, not at the first checkpoint
         self.write()
 
     def step(self, epoch: int | None = None) -> None:
@@ -133,9 +141,8 @@ class ScheduledLR(LRScheduler):
                     "scheduler.observe(loss=...), before step()"
                 )
             self.last_epoch = whole("ScheduledLR.step", "epoch", epoch)
-            if clock is not None:
-                clock.pending = 0
-        elif clock is None:
+            clock.pending = 0
+        elif not self._counts:
             self.last_epoch += 1
         elif clock.pending:
             self.last_epoch += clock.pending
@@ -154,12 +161,24 @@ class ScheduledLR(LRScheduler):
             self._bind()
         for lane in self._lanes:
             lane.write(self.last_epoch)
+        self._clock.written = groups[0].get("lr")
 
     def observe(self, **metrics: float) -> None:
-        """Report what was seen to the schedules that listen, such as :class:`~lrscope.schedules.Plateau`."""
-        for reader in {id(r): r for r in self._readers.values()}.values():
-            if isinstance(reader, Listener):
-                reader.hear(self.last_epoch, metrics)
+        """Report what was seen to the schedules that listen, such as :class:`~lrscope.schedules.Plateau`.
+
+        Raises:
+            ScheduleError: None of them listens to any of it.
+        """
+        states, deaf = [], []
+        for listener in {id(r): r for r in self._readers.values() if isinstance(r, Listener)}.values():
+            try:
+                states.append((listener, listener.schedule.update(listener.state, self.last_epoch, metrics)))
+            except ScheduleError as error:
+                deaf.append(error)
+        if deaf and not states:
+            raise deaf[0]
+        for listener, state in states:
+            listener.state, listener.heard = state, True
         self.write()
 
     def replan(self, new: Schedule | int, *, keep: str, key: str = "lr", group: str | int | None = None) -> Replanned:
@@ -188,7 +207,7 @@ class ScheduledLR(LRScheduler):
     @property
     def idle_calls(self) -> int:
         """Calls of :meth:`step` that found no update: skipped by mixed precision, or one call too many."""
-        return 0 if self._clock is None else self._clock.idle_calls
+        return self._clock.idle_calls
 
     def factors(self) -> dict[str, float]:
         """The schedules' values at the current step, by group key; those of single groups as ``"name/key"``."""
@@ -220,6 +239,10 @@ class ScheduledLR(LRScheduler):
     def _last_lr(self) -> list[float | Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.get_lr()
 
+    @_last_lr.setter
+    def _last_lr(self, value: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Torch's composites set it; it is computed anew all the same."""
+
     def get_lr(self) -> list[float | Tensor]:
         """The learning rates of the current step, one per group, computed anew; plain numbers, so nothing aliases."""
         found = {
@@ -239,6 +262,8 @@ class ScheduledLR(LRScheduler):
         """Plain data: version, step (updates performed), and the specification of everything that is driven."""
         step = self._performed()
         state = {"version": _VERSION, "step": step, "spec": self._spec()}
+        keys = sorted({key for _, key in self._bases})
+        state["bases"] = {k: [self._bases.get((i, k)) for i in range(len(self._starts))] for k in keys}
         if self.own_clock:  # groups that have not joined yet will, at this step
             groups = self.optimizer.param_groups[len(self._starts) :]
             state["starts"] = self._starts + [group.get("schedule_start", step) for group in groups]
@@ -279,18 +304,30 @@ class ScheduledLR(LRScheduler):
                     f"state_dict: was saved with {part}={short(saved.get(part))}, this scheduler has "
                     f"{short(ours[part])}; {AS_SAVED}"
                 )
+        if self.tells_bases:
+            self._tell_bases(state_dict.get("bases", {}))
         self.drives.load(saved["schedules"], state_dict.get("replanned", {}), step, replan or self.keep)
         self.last_epoch, self._step_count = step, step + 1
-        if self._clock is not None:
-            self._clock.pending = 0
+        self._clock.pending = 0
         groups, starts = self.optimizer.param_groups, state_dict.get("starts", ())
         for i, (group, start) in enumerate(zip(groups, starts, strict=False)):
-            self._starts[i] = group["schedule_start"] = start
+            group["schedule_start"] = start
+            self._starts[i : i + 1] = [start]  # also of a group that has not joined yet
         self._rebind()
         for (path, _), reader in self._readers.items():
             if isinstance(reader, Listener):
                 reader.state, reader.heard = dict(state_dict.get("heard", {}).get(path, reader.state)), step > 0
         self.write()
+
+    def _tell_bases(self, saved: Mapping[str, Any]) -> None:
+        """A group's own value that the script has changed is lost, or not, by what else is restored: say so."""
+        for (i, key), base in self._built.items():
+            was = saved.get(key, ())[i : i + 1]
+            if was and was[0] is not None and plain(was[0]) != base and key not in self.absolute:
+                announce(
+                    f"{key} of group {i} was saved with base {short(was[0])}, this run sets {short(base)}: restoring "
+                    "the optimizer brings the saved one back; to change it on purpose scale the schedule"
+                )
 
     def _spec(self) -> dict[str, Any]:
         floor = self.floor
@@ -306,8 +343,10 @@ class ScheduledLR(LRScheduler):
         present = self.optimizer.param_groups
         names = [g["name"] for g in present if "name" in g]
         for name in (*self.groups, *(self.floor if isinstance(self.floor, Mapping) else ())):
-            known = name in names or name in late if isinstance(name, str) else 0 <= name < len(present)
-            if not known:
+            if not isinstance(name, str | int) or isinstance(name, bool):
+                raise ScheduleError(f"groups: a group is named by its name or index, got {short(name)}")
+            there = name in names if isinstance(name, str) else 0 <= name < len(present)
+            if not there and name not in late:
                 named = (
                     did_you_mean(name, names) if names else "they have no names (give them: {'name': 'head', ...})"
                 )
@@ -329,6 +368,8 @@ class ScheduledLR(LRScheduler):
                         "its own rate, and a schedule with a largest factor of 1"
                     )
         floors = self.floor.values() if isinstance(self.floor, Mapping) else [self.floor]
+        if self.floor is not None and "lr" not in driven:
+            raise ScheduleError("floor: is for the learning rate, which no schedule drives here; drive it, or clip()")
         if "lr" in self.absolute and any(isinstance(floor, str) for floor in floors):
             raise ScheduleError(
                 f"floor: {short(self.floor)} is a share of a base rate, and lr is absolute; give a number"
@@ -359,8 +400,7 @@ class ScheduledLR(LRScheduler):
                 lanes[lane].members.append((group, 1.0 if key in self.absolute else base, floor))
         self._lanes = list(lanes.values())
         self._bound = groups
-        if self._clock is not None:
-            self._clock.groups, self._clock.count = groups, len(groups)
+        self._clock.groups, self._clock.count = groups, len(groups)
 
     def _reader(self, path: str, start: int, drive: Schedule | FeedbackSchedule) -> Lookup | Listener:
         if isinstance(drive, FeedbackSchedule):
@@ -372,7 +412,7 @@ class ScheduledLR(LRScheduler):
 
     def _performed(self) -> int:
         """Updates performed, also those that no step has taken yet."""
-        return self.last_epoch + (0 if self._clock is None else self._clock.pending)
+        return self.last_epoch + (self._clock.pending if self._counts else 0)
 
     def _start_of(self, group: Group, index: int) -> int:
         """The step at which the group's clock began; kept in the group, so it is stored with the optimizer."""
@@ -390,13 +430,15 @@ class ScheduledLR(LRScheduler):
     def __getstate__(self) -> dict[str, Any]:
         # Hooks and the groups' bindings belong to one optimizer object; a copy makes its own.
         left_out = ("_clock", "_lanes", "_bound")
-        return {k: v for k, v in vars(self).items() if k not in left_out} | {"_counts": self._clock is not None}
+        return {k: v for k, v in vars(self).items() if k not in left_out} | {"_pending": self._clock.pending}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        counts = state.pop("_counts")
+        pending = state.pop("_pending")
         vars(self).update(state)
-        self._clock = UpdateClock(self.optimizer, self.write) if counts else None
+        self._clock = UpdateClock(self.optimizer, self.write)
+        self._clock.pending = pending
         self._bind()
+        self._clock.written = self.optimizer.param_groups[0].get("lr")
 
 
 def _take(taken: dict[tuple[str, int | None], str], key: str, real: str, entry: int | None) -> None:

@@ -249,7 +249,7 @@ def test_the_state_is_one_step_and_a_spec():
     turn(scheduler)
     state = scheduler.state_dict()
     spec = {"schedules": {"lr": S.to_spec()}, "floor": None, "absolute": [], "own_clock": False}
-    assert state == {"version": 2, "step": 1, "spec": spec}
+    assert state == {"version": 2, "step": 1, "spec": spec, "bases": {"lr": [0.1]}}
     assert through_disk(state) == json.loads(json.dumps(state)) == state
     assert lrs.from_spec(state["spec"]["schedules"]["lr"]) == S
 

@@ -305,3 +305,91 @@ def test_options_that_cannot_mean_anything_are_refused(options, message):
 def test_one_name_may_stand_for_a_list_of_one():
     assert ScheduledLR(adamw("body"), lrs.Constant(0.2), absolute="lr").get_last_lr() == [0.2]
     ScheduledLR(adamw("body"), S, groups={"head": W}, late="head")
+
+
+def test_a_base_that_the_script_changed_is_told(capsys):
+    scheduler = ScheduledLR(adamw("body"), S)
+    turn(scheduler, 2)
+    ScheduledLR(adamw("body"), S).load_state_dict(scheduler.state_dict())
+    assert capsys.readouterr().err == ""
+    ScheduledLR(adamw("body", lr=0.02), S).load_state_dict(scheduler.state_dict())
+    assert "lr of group 0 was saved with base 0.1, this run sets 0.02" in capsys.readouterr().err
+
+
+def test_a_group_is_addressed_in_one_way():
+    opt = torch.optim.SGD([{"params": [parameter()]}, {"params": [parameter()], "name": "0"}], lr=1.0)
+    with pytest.raises(ScheduleError, match="a name and an index look the same"):
+        ScheduledLR(opt, S, groups={0: W, "0": S})
+    with pytest.raises(ScheduleError, match="by its index and by its name 'body'"):
+        ScheduledLR(adamw("body"), S, groups={0: W, "body": S})
+
+
+def test_a_late_group_by_index_and_before_a_load():
+    opt = adamw("body")
+    scheduler = ScheduledLR(opt, S, groups={1: W}, late=[1], own_clock=True)
+    turn(scheduler, 2)
+    opt.add_param_group({"params": [parameter()], "lr": 1.0})
+    turn(scheduler)
+    fresh = adamw("body")
+    resumed = ScheduledLR(fresh, S, groups={1: W}, late=[1], own_clock=True)
+    fresh.add_param_group({"params": [parameter()], "lr": 1.0})
+    resumed.load_state_dict(scheduler.state_dict())
+    assert lrs_of(fresh) == lrs_of(opt) == [0.1 * S(3), W(1)]
+
+
+def test_counting_calls_a_late_group_joins_before_its_first_update_too():
+    opt = adamw("body")
+    scheduler = ScheduledLR(opt, S, count="calls")
+    turn(scheduler, 2)
+    opt.add_param_group({"params": [parameter()], "lr": 1.0})
+    seen = []
+    opt.register_step_pre_hook(lambda *_: seen.append(lrs_of(opt)))
+    turn(scheduler)
+    assert seen == [[0.1 * S(2), S(2)]]
+
+
+def test_what_cannot_be_stored_is_refused_before_training():
+    class Saw(lrs.Schedule):
+        num_steps = None
+
+        def _at(self, t):
+            return t % 2
+
+    with pytest.raises(ScheduleError, match="no kind, so it cannot be stored"):
+        ScheduledLR(adamw("body"), Saw())
+    with pytest.raises(ScheduleError, match="floor: is for the learning rate, which no schedule drives"):
+        ScheduledLR(adamw("body"), {"weight_decay": S}, floor=1e-6)
+
+
+def test_listeners_hear_what_is_theirs_and_a_deaf_call_changes_nothing():
+    drives = {"lr": lrs.Plateau("loss", patience=0), "weight_decay": lrs.Plateau("acc", mode="max", patience=0)}
+    scheduler = ScheduledLR(adamw("body"), drives)
+    for loss in (1.0, 2.0):
+        scheduler.observe(loss=loss)
+    assert [lrs_of(scheduler.optimizer)[0], scheduler.optimizer.param_groups[0]["weight_decay"]] == [0.1 * 0.1, 0.3]
+    before = scheduler.state_dict()
+    with pytest.raises(ScheduleError, match="was not observed"):
+        scheduler.observe(f1=1.0)
+    assert scheduler.state_dict() == before
+    for key, message in (("lr", "is driven by a schedule that listens"),):
+        with pytest.raises(ScheduleError, match=message):
+            scheduler.replan(S, keep="lr", key=key)
+    followed = ScheduledLR(adamw("body"), {"lr": S, "weight_decay": "lr"})
+    with pytest.raises(ScheduleError, match="weight_decay follows lr; replan that"):
+        followed.replan(20, keep="shape", key="weight_decay")
+    with pytest.raises(ScheduleError, match="lr was driven by"):
+        ScheduledLR(adamw("body"), S).load_state_dict(ScheduledLR(adamw("body"), lrs.Plateau()).state_dict())
+
+
+def test_a_new_length_may_be_resumed_by_the_edited_script_and_an_earlier_checkpoint_loaded_back():
+    scheduler = ScheduledLR(adamw("body"), lrs.Cosine(1.0, 0.0, 10))
+    turn(scheduler, 2)
+    early = scheduler.state_dict()
+    turn(scheduler)
+    scheduler.replan(20, keep="fraction")
+    turn(scheduler)
+    edited = ScheduledLR(adamw("body"), lrs.Cosine(1.0, 0.0, 10).stretch(20))
+    edited.load_state_dict(scheduler.state_dict())
+    assert lrs_of(edited.optimizer) == lrs_of(scheduler.optimizer)
+    scheduler.load_state_dict(early)
+    assert lrs_of(scheduler.optimizer) == [0.1 * lrs.Cosine(1.0, 0.0, 10)(2)]

@@ -194,6 +194,75 @@ def test_copies_count_their_own_optimizer():
     assert lr(back.optimizer) == 0.1 * S(1)
 
 
+def test_a_copy_between_update_and_step_knows_the_update():
+    opt = sgd()
+    scheduler = ScheduledLR(opt, S)
+    opt.step()
+    twin = copy.deepcopy(scheduler)
+    twin.step()
+    assert (twin.last_epoch, lr(twin.optimizer)) == (1, 0.1 * S(1))
+
+
+@pytest.mark.parametrize("order", ["optimizer first", "scheduler first"])
+@pytest.mark.parametrize("tensor_lr", [False, True])
+def test_distributed_checkpoints_step_the_optimizer_and_that_is_no_update(order, tensor_lr):
+    """torch.distributed.checkpoint steps at a learning rate of 0 to see an optimizer's state."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    s = lrs.warmup(10)
+
+    def build():
+        net = torch.nn.Linear(2, 1)
+        opt = torch.optim.AdamW(net.parameters(), lr=torch.tensor(0.1, dtype=torch.float64) if tensor_lr else 0.1)
+        return net, opt, ScheduledLR(opt, s)
+
+    def update(net, opt, scheduler):
+        net(torch.ones(1, 2)).sum().backward()
+        opt.step()
+        scheduler.step()
+
+    net, opt, scheduler = build()
+    get_optimizer_state_dict(net, opt)
+    assert scheduler.state_dict()["step"] == 0
+    for _ in range(3):
+        update(net, opt, scheduler)
+    assert scheduler.last_epoch == 3
+    saved, state = get_optimizer_state_dict(net, opt), scheduler.state_dict()
+    net, opt, resumed = build()
+    for what in ("optimizer", "scheduler") if order == "optimizer first" else ("scheduler", "optimizer"):
+        if what == "optimizer":
+            set_optimizer_state_dict(net, opt, saved)
+        else:
+            resumed.load_state_dict(state)
+    update(net, opt, resumed)
+    assert resumed.last_epoch == 4
+    assert float(lr(opt)) == 0.1 * s(4)
+
+
+def test_torchs_sequences_may_hold_it():
+    opt = sgd()
+    later = torch.optim.lr_scheduler.ConstantLR(opt, 1.0)
+    ours = ScheduledLR(opt, lrs.warmup(3), count="calls")
+    torch.optim.lr_scheduler.SequentialLR(opt, [ours, later], [3])
+
+
+def test_the_inner_optimizer_of_a_wrapper_that_calls_it_itself_is_counted():
+    class SAM(torch.optim.Optimizer):
+        def __init__(self, base):
+            self.base_optimizer = base
+            super().__init__(base.param_groups, {})
+            self.param_groups = base.param_groups
+
+        def second_step(self):
+            self.base_optimizer.step()
+
+    opt = SAM(sgd())
+    scheduler = ScheduledLR(opt, S)
+    opt.second_step()
+    scheduler.step()
+    assert (scheduler.last_epoch, lr(opt)) == (1, 0.1 * S(1))
+
+
 def test_a_forgotten_scheduler_leaves_no_hook():
     opt = sgd()
     scheduler = ScheduledLR(opt, S)
