@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrscope.errors import ScheduleError
-from lrscope.schedules.checks import short, whole
+from lrscope.schedules.checks import number, short, whole
 
 if TYPE_CHECKING:
     from lrscope.schedules.combine import Join, Product, Sum
@@ -70,7 +70,7 @@ class Schedule(ABC):
         """The value at ``step``, a whole number from 0 on."""
         step = whole(type(self).__name__, "step", step)
         # The array formula also serves one step, so a scalar and a table entry are the same bits.
-        return float(self._at(np.array([step], dtype=np.float64))[0])
+        return float(self._checked(np.array([step], dtype=np.float64))[0])
 
     def values(self, num_steps: int | None = None) -> FloatArray:
         """Values at steps ``0 ... num_steps - 1``, float64, shape ``(num_steps,)``.
@@ -81,7 +81,17 @@ class Schedule(ABC):
         count = self.num_steps if num_steps is None else whole(type(self).__name__, "num_steps", num_steps)
         if count is None:
             raise ScheduleError(f"{short(self)} never ends; say how many values: .values(num_steps=...)")
-        return self._at(np.arange(count, dtype=np.float64))
+        return self._checked(np.arange(count, dtype=np.float64))
+
+    def _checked(self, t: FloatArray) -> FloatArray:
+        """The values at ``t``; a shape of the user's own may forget that it is asked for many."""
+        found = self._at(t)
+        if not isinstance(found, np.ndarray) or found.shape != t.shape:
+            raise ScheduleError(
+                f"{type(self).__name__}._at: must return one value for each of its steps, an array of shape "
+                f"{t.shape}, got {short(found)} ({type(found).__name__})"
+            )
+        return found
 
     def then(self, following: Schedule | float) -> Join:
         """Join: this schedule, and after its ``num_steps`` the ``following`` one, which sees its own step 0.
@@ -108,6 +118,21 @@ class Schedule(ABC):
 
     def __radd__(self, other: float) -> Sum:
         return _as_schedule(other, "+") + self
+
+    def __neg__(self) -> Product:
+        return -1.0 * self
+
+    def __sub__(self, other: Schedule | float) -> Sum:
+        return self + (-other if isinstance(other, Schedule) else -number("-", "what is subtracted", other))
+
+    def __rsub__(self, other: float) -> Sum:
+        return other + -self
+
+    def __truediv__(self, other: float) -> Product:
+        divisor = number("/", "the divisor", other)
+        if divisor == 0:
+            raise ScheduleError("/: the divisor must not be 0")
+        return self * (1.0 / divisor)
 
     def clip(self, low: float | None = None, high: float | None = None) -> Clip:
         """The schedule, never below ``low`` and never above ``high``."""
@@ -172,10 +197,19 @@ class Schedule(ABC):
             steps: Length of the cooldown.
             shape: ``"linear"``, ``"cosine"``, ``"sqrt"`` (the "1 - sqrt" cooldown) or ``"exponential"``.
             end: Where it ends; greater than 0 for an exponential one.
+
+        Raises:
+            ScheduleError: The schedule already has the value ``end`` at step ``at``.
         """
         from lrscope.schedules.recipes import cooldown
 
-        return self.first(at).then(cooldown(self(at), steps, shape, end))
+        down = cooldown(self(at), steps, shape, end)
+        if down.start == down.end:
+            raise ScheduleError(
+                f"cool_down: {short(self)} is already {end:g} at step {at}, so there is nothing to cool down; "
+                "give an earlier at="
+            )
+        return self.first(at).then(down)
 
     @functools.cached_property
     def nesting(self) -> int:

@@ -36,11 +36,11 @@ def number(owner: str, name: str, value: Any, *, above: float | None = None) -> 
     return result
 
 
-def whole(owner: str, name: str, value: Any, *, at_least: int = 0) -> int:
-    """``value`` as an int in ``[at_least, 2**53]``."""
+def whole(owner: str, name: str, value: Any, *, at_least: int = 0, of: str = "steps") -> int:
+    """``value`` as an int in ``[at_least, 2**53]``; ``of`` is what it counts."""
     if type(value) is int and at_least <= value <= MAX_STEPS:
         return value
-    want = f"a whole number of steps, {at_least} or more"
+    want = f"a whole number of {of}, {at_least} or more"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ScheduleError(f"{owner}: {name} must be {want}, got {short(value)} ({type(value).__name__})")
     if not at_least <= int(value) <= MAX_STEPS:
@@ -58,9 +58,12 @@ def check_nesting(schedule: Schedule) -> None:
 
 
 def several(owner: str, name: str, value: Any) -> tuple[Any, ...]:
-    """``value``, a list, tuple or range, as a tuple."""
+    """``value``, a list, tuple, range or array of shape (n,), as a tuple."""
+    if getattr(value, "ndim", None) == 1 and callable(getattr(value, "tolist", None)):
+        value = value.tolist()  # of numpy, torch or jax, none of which is imported for it
     if not isinstance(value, list | tuple | range):
-        raise ScheduleError(f"{owner}: {name} must be a list or tuple, got {short(value)} ({type(value).__name__})")
+        kind = type(value).__name__
+        raise ScheduleError(f"{owner}: {name} must be a list, tuple or 1-d array, got {short(value)} ({kind})")
     return tuple(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -183,7 +184,7 @@ class Repeat(Operation, kind="repeat"):
         if self._length() < 1:
             raise ScheduleError(f"Repeat: {short(self.schedule)} has no steps to repeat")
         if self.times is not None:
-            set_field(self, "times", whole("Repeat", "times", self.times))
+            set_field(self, "times", whole("Repeat", "times", self.times, of="times"))
             if self.times * self._length() > MAX_STEPS:
                 raise ScheduleError("Repeat: more than 2**53 steps in all; repeat fewer times")
 
@@ -254,8 +255,12 @@ class Bounded(Operation, kind="bounded"):
 
 def shift(schedule: Schedule, steps: int) -> Schedule:
     """``schedule`` that much later, its first value held until then, or earlier."""
-    if isinstance(steps, int) and not isinstance(steps, bool) and steps < 0:
-        return After(schedule, -steps)
+    if isinstance(steps, bool) or not isinstance(steps, Integral):
+        raise ScheduleError(
+            f"shift: steps must be a whole number, negative for earlier, got {short(steps)} ({type(steps).__name__})"
+        )
+    if steps < 0:
+        return After(schedule, -int(steps))
     return Constant(schedule(0), whole("shift", "steps", steps)).then(schedule)
 
 

@@ -101,6 +101,8 @@ def segments(schedule: Schedule) -> list[SegmentRow]:
         0 499 0.0 0.1
         500 9999 0.1 0.0
     """
+    if not isinstance(schedule, Schedule):
+        raise ScheduleError(f"segments: needs a Schedule, got {short(schedule)}; text is read by parse")
     chain, scale = schedule, 1.0
     if isinstance(schedule, Product):
         joins = [f for f in schedule.factors if isinstance(f, Join)]

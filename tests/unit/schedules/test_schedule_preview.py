@@ -38,6 +38,12 @@ def test_what_cannot_be_drawn_is_refused():
         lrs.chart([1.0], width=3)
 
 
+def test_segments_of_what_is_no_schedule_are_refused():
+    for wrong in (3, "cosine"):
+        with pytest.raises(ScheduleError, match="segments: needs a Schedule"):
+            lrs.segments(wrong)
+
+
 def test_segments_are_resolved_and_scaled():
     rows = lrs.segments(0.5 * lrs.parse(TEXT, 100))
     assert [(r.first, r.last, r.start, r.end) for r in rows] == [(0, 9, 0.0, 0.5), (10, 99, 0.5, 0.05)]

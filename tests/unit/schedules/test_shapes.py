@@ -80,7 +80,7 @@ def test_numbers_are_made_plain():
         (lambda: lrs.Piecewise((1.0,), (2,)), "one more than boundaries, got 1 levels and 1"),
         (lambda: lrs.Piecewise((1.0, 2.0, 3.0), (2, 2)), "boundaries must increase"),
         (lambda: lrs.Piecewise((1.0, 2.0), (5,), 4), "Piecewise: steps .* 5 or more"),
-        (lambda: lrs.Piecewise(1.0, (5,)), "Piecewise: levels must be a list or tuple"),
+        (lambda: lrs.Piecewise(1.0, (5,)), "Piecewise: levels must be a list, tuple or 1-d array"),
         (lambda: lrs.Constant(1.0).then(0.5), r"Join: part 0 \(Constant\(1.0\)\) never ends, so part 1 is unreach"),
         (lambda: lrs.Join((lrs.Constant(1.0),)), "Join: needs two or more parts, got 1"),
         (lambda: lrs.Product((lrs.Constant(1.0), 3)), "Product: part 1 must be a Schedule, got 3"),

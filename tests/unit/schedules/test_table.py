@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from lrscope import schedules as lrs
 from lrscope.errors import ScheduleError
@@ -45,6 +46,13 @@ def test_numbers_of_numpy_and_negative_zero_become_plain():
     assert {type(v) for v in s.entries} == {float}
 
 
+@pytest.mark.parametrize("of", [np.array, np.float32, torch.tensor, lambda v: torch.tensor(v, dtype=torch.float32)])
+def test_a_table_takes_an_array(of):
+    s = lrs.Table(of([1.0, 0.5, 0.25]))
+    assert s == lrs.Table((1.0, 0.5, 0.25))
+    assert {type(v) for v in s.entries} == {float}
+
+
 @pytest.mark.parametrize("timescale", [0.3, 1, 7, 1000, 12345.678])
 def test_an_exponential_warmup_is_its_definition(timescale):
     s = lrs.ExponentialWarmup(timescale)
@@ -59,8 +67,8 @@ def test_an_exponential_warmup_is_its_definition(timescale):
     ("build", "message"),
     [
         (lambda: lrs.Table(()), "Table: entries must be one value or more, got none"),
-        (lambda: lrs.Table(3), "Table: entries must be a list or tuple, got 3"),
-        (lambda: lrs.Table(np.ones(3)), "Table: entries must be a list or tuple"),
+        (lambda: lrs.Table(3), "Table: entries must be a list, tuple or 1-d array, got 3"),
+        (lambda: lrs.Table(np.ones((3, 1))), "Table: entries must be a list, tuple or 1-d array"),
         (lambda: lrs.Table((1.0, True)), r"Table: entries\[1\] must be a number, got True"),
         (lambda: lrs.Table((1.0, 2.0, math.nan)), r"Table: entries\[2\] must be finite .* got nan"),
         (lambda: lrs.Table((1e31,)), r"Table: entries\[0\] must be finite and at most 1e30"),
