@@ -30,6 +30,12 @@ _TOKEN = re.compile(
     r"|(?P<name>[A-Za-z_]\w*)|(?P<symbol>[()\[\],=>*+%])|(?P<end>\Z)",
     re.ASCII,
 )
+_INSTEAD = {
+    "-": "write 1 + -1 * cosine for 1 - cosine",
+    "/": "write 0.5 * cosine for cosine / 2",
+}
+"""Signs that there are not, and what is written for them."""
+
 _SPACE = re.compile(r"\s*", re.ASCII)
 
 
@@ -118,6 +124,9 @@ class _Reader:
         place = space.end() if space else place
         found = _TOKEN.match(self.text, place)
         if found is None:
+            for sign, instead in _INSTEAD.items():
+                if self.text.startswith(sign, place):
+                    fail(self.text, place, f"{sign!r} is not read here; {instead}")
             fail(self.text, place, "no number, name or sign of ( ) [ ] , = > * + % begins here")
         return _Token(found.lastgroup or "", found.group(), place)
 
@@ -137,6 +146,8 @@ class _Reader:
     def whole(self) -> Node:
         node = self.chain()
         if self.now.kind != "end":
+            if self.now.text.startswith("-"):  # in "1 -0.5 * cosine"
+                fail(self.text, self.now.place, f"'-' is not read here; {_INSTEAD['-']}")
             fail(
                 self.text,
                 self.now.place,

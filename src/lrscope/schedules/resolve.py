@@ -44,7 +44,8 @@ class PlacedSegment:
     def schedule(self) -> Schedule:
         node = self.node
         if node.name not in SHAPES:
-            self.builder.fail(node, f"unknown segment {node.name[:40]!r}; {did_you_mean(node.name, SHAPES)}")
+            known = f"write it as {RECIPES[node.name]}" if node.name in RECIPES else did_you_mean(node.name, SHAPES)
+            self.builder.fail(node, f"unknown segment {node.name[:40]!r}; {known}")
         options, make = SHAPES[node.name]
         for name, place in node.places.items():
             if name not in options:
@@ -226,6 +227,15 @@ SHAPES: dict[str, tuple[tuple[str, ...], Callable[[PlacedSegment], Schedule]]] =
     "bounded": ((), lambda at: Bounded(at.inner_here())),
 }
 """By name: the options, and from a placed segment to its shape."""
+
+
+RECIPES = {
+    "wsd": "nonzero_warmup(5%) > constant > sqrt(20%)",
+    "one_cycle": "cosine(30%, from=0.04, to=1) > cosine(to=4e-6)",
+    "triangular": "repeat(linear(100, from=0, to=1) > linear(100, from=1, to=0))",
+    "multistep": "piecewise(values=[1, 0.1, 0.01], at=[30%, 60%])",
+}
+"""What is no segment but made of several, by the name under which it is known."""
 
 
 def given_length(builder: Builder, node: Segment) -> Fraction | None:

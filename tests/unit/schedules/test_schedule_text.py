@@ -1,3 +1,6 @@
+import re
+
+import numpy as np
 import pytest
 
 from lrscope import schedules as lrs
@@ -137,6 +140,38 @@ def test_a_problem_is_one_line_with_its_place(text, place, message):
 def test_what_needs_a_horizon_says_so(text, message):
     with pytest.raises(ScheduleError, match=message):
         lrs.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("1 - cosine", 3, "'-' is not read here; write 1 + -1 * cosine"),
+        ("1 -0.5 * cosine", 3, "'-' is not read here; write 1 + -1 * cosine"),
+        ("-cosine", 1, "'-' is not read here; write 1 + -1 * cosine"),
+        ("cosine / 2", 8, "'/' is not read here; write 0.5 * cosine"),
+    ],
+)
+def test_a_sign_that_there_is_not_names_what_is_written_for_it(text, place, message):
+    with pytest.raises(ScheduleError, match=f"character {place}, .*{re.escape(message)}"):
+        lrs.parse(text, 10)
+    minus = lrs.parse("1 + -1 * cosine", 10).values()
+    assert np.allclose(minus, 1 - lrs.Cosine(1.0, 0.0, 10).values(), atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "atol"),
+    [
+        ("wsd", lambda n: lrs.wsd(n, warmup=n // 20, cooldown=n // 5), 0.0),
+        ("triangular", lambda n: lrs.triangular(0.0, 1.0, 100), 0.0),
+        ("multistep", lambda n: lrs.multistep([3 * n // 10, 6 * n // 10]), 1e-15),
+        ("one_cycle", lambda n: lrs.one_cycle(n)["lr"], 3e-3),  # whose last update, not the step after, is the end
+    ],
+)
+def test_a_recipe_that_is_no_segment_says_how_it_is_written(name, recipe, atol):
+    with pytest.raises(ScheduleError, match=f"unknown segment '{name}'; write it as ") as told:
+        lrs.parse(f"warmup(10) > {name}(100)", 1000)
+    written = str(told.value).partition("write it as ")[2]
+    assert np.allclose(lrs.parse(written, 1000).values(), recipe(1000).values(1000), rtol=0, atol=atol)
 
 
 def test_units_name_what_is_missing():
