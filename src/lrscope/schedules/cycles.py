@@ -81,7 +81,8 @@ class CosineWave(_Endless, kind="wave"):
         high: Value at step 0 and at every whole period.
         low: Value half a period later.
         period: Steps of one wave; need not be whole.
-        steps: Length; ``None`` never ends.
+        steps: Length; ``None`` never ends. A whole number of periods ends at ``high`` and holds it; a run that may go
+            on longer ends with ``.then(low)``.
 
     Example:
         >>> CosineWave(1.0, 0.0, 4).values(6).round(2)
@@ -114,8 +115,9 @@ class WarmRestarts(_Endless, kind="warm_restarts"):
         period: Steps of the first cycle; need not be whole.
         mult: Each cycle is so many times as long as the one before, 1 or more.
         peak_decay: Each peak is so many times as high as the one before.
-        steps: Length; ``None`` never ends. To stop at the floor, end with a cycle: with ``period=10, mult=2``
-            cycles end at 10, 30, 70, 150, and there is ``.then(low)``.
+        steps: Length; ``None`` never ends. The value at step ``steps`` is held: at the end of a cycle that is the
+            next peak. A run that may go on longer stops at the floor with a cycle and ``.then(low)``: with
+            ``period=10, mult=2`` cycles end at 10, 30, 70, 150.
 
     Example:
         >>> WarmRestarts(1.0, 0.0, 2, mult=2).values(7).round(2)
