@@ -25,6 +25,7 @@ class TensorBoard:
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
+        ValueError: ``where`` is neither.
 
     Example:
         >>> with TensorBoard("logs") as logger:                                          # doctest: +SKIP
@@ -33,6 +34,8 @@ class TensorBoard:
 
     def __init__(self, where: str | Path | Any) -> None:
         self._own = isinstance(where, str | Path)
+        if not self._own and not callable(getattr(where, "add_scalar", None)):
+            raise ValueError(f"TensorBoard: needs a directory or a SummaryWriter, got {type(where).__name__}")
         self.writer: Any = where
         if self._own:
             _package("tensorboard", "lrscope[tensorboard]")

@@ -101,6 +101,14 @@ def test_mlflow_reads_back_what_was_logged(tmp_path, monkeypatch):
     assert [(m.step, m.value) for m in history] == [(0, 0.1), (1, 0.2)]
 
 
+@pytest.mark.parametrize("wrong", [None, 3, object()])
+def test_tensorboard_refuses_what_cannot_write_when_it_is_built(wrong):
+    with pytest.raises(
+        ValueError, match=f"TensorBoard: needs a directory or a SummaryWriter, got {type(wrong).__name__}"
+    ):
+        loggers.TensorBoard(wrong)
+
+
 def test_trackio_reads_back_what_was_logged(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     trackio = pytest.importorskip("trackio")
