@@ -215,8 +215,8 @@ def _equivalent(
         drive = drives.get(drive) if isinstance(drive, str) else drive
         if isinstance(drive, FeedbackSchedule):
             raise ScheduleError(
-                f"schedule: {key} listens ({type(drive).__name__}), so it cannot be translated before the run; give a "
-                "Schedule, or use ScheduledLR"
+                f"schedule: {key} listens ({type(drive).__name__}), so it cannot be translated before the run; "
+                "give a Schedule, or use ScheduledLR"
             )
         values[key] = base * drive if isinstance(drive, Schedule) else base
     try:

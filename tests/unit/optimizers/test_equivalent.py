@@ -154,7 +154,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(call, match):
 ])  # fmt: skip
 def test_what_listens_cannot_be_translated(drives):
     optimizer = optimizer_of()
-    with pytest.raises(ScheduleError, match="^schedule: .* listens .Plateau.*cannot be translated"):
+    with pytest.raises(ScheduleError, match=r"^schedule: .* listens .Plateau.*cannot be translated"):
         EquivalentLR(optimizer, {"lr": Constant(1.0), **drives}, invariant=["conv"], steps=9)
     assert values(optimizer, "weight_decay") == [0.01, 0.01]
 
