@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +12,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 if TYPE_CHECKING:
+    from lrscope.schedules import Horizon, Schedule
     from lrscope.tasks import Task
 
 TaskName = Annotated[
@@ -84,6 +88,40 @@ def check_steps(steps: int) -> None:
         raise ValueError(
             f"--steps: expected at most {MOST_STEPS:,} updates, got {steps:,}; is it examples or tokens?"
         )
+
+
+def horizon(steps: int, steps_per_epoch: int | None, tokens_per_step: float | None) -> Horizon:
+    """The run that lengths are of."""
+    from lrscope.schedules import Horizon
+
+    check_steps(steps)
+    with _flags():
+        return Horizon(steps, steps_per_epoch=steps_per_epoch, tokens_per_step=tokens_per_step)
+
+
+def in_steps(text: str, horizon: Horizon) -> Schedule:
+    """The schedule that is written, for this run."""
+    from lrscope.schedules import parse
+
+    with _flags():
+        return parse(text, horizon)
+
+
+@contextmanager
+def _flags() -> Iterator[None]:
+    """An error that names an argument of Horizon names the flag instead."""
+    from lrscope.errors import ScheduleError
+
+    try:
+        yield
+    except ScheduleError as error:
+        said = re.sub(r"Horizon\((steps_per_epoch|tokens_per_step)=\.\.\.\)", lambda m: _flag(m[1]), str(error))
+        said = re.sub(r"^Horizon: (steps_per_epoch|tokens_per_step)", lambda m: _flag(m[1]) + ":", said)
+        raise type(error)(said) from error
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _on_device(task: Task, device: str) -> Task:
