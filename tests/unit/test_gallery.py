@@ -49,7 +49,8 @@ def test_every_public_schedule_and_recipe_has_an_entry():
 
 def test_every_operation_has_an_entry():
     methods = {n for n, f in vars(lrs.Schedule).items() if inspect.isfunction(f) and makes_schedules(f)}
-    dunder = {"__mul__": "Product", "__rmul__": "Product", "__add__": "Sum", "__radd__": "Sum"}
+    products = dict.fromkeys(("__mul__", "__rmul__", "__truediv__", "__neg__"), "Product")
+    dunder = products | dict.fromkeys(("__add__", "__radd__", "__sub__", "__rsub__"), "Sum")
     assert {"then", "clip", "shift", "with_end", "__mul__"} <= methods
     for name in methods:
         assert dunder.get(name, f"Schedule.{name}") in COVERED
