@@ -56,6 +56,25 @@ def test_the_table_is_enough_to_run_from(tmp_path, capsys):
     } == s.rebases
 
 
+def test_growth_per_step_is_told_only_where_the_rate_is_constant(capsys):
+    schedule = "warmup(10) > constant(40) > cosine(to=0)"
+    assert call(["convert", schedule, "--steps", "100", *PAPER, "--json"]) == 0
+    phases = json.loads(capsys.readouterr().out)["phases"]
+    assert [phase["growth_per_step"] is None for phase in phases] == [True, False, True]
+
+
+def test_a_rate_of_zero_is_said(capsys):
+    assert call(["convert", "0 * constant", "--steps", "100", *PAPER]) == 0
+    said = capsys.readouterr().out
+    assert "the rate is 0 throughout" in said
+    assert "┤" not in said
+
+
+def test_a_length_in_epochs_asks_for_the_flag(capsys):
+    assert call(["convert", "warmup(1 epoch) > cosine(to=0)", "--steps", "100", *PAPER]) == 2
+    assert "--steps-per-epoch" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 @pytest.mark.parametrize("steps", ["50", "60000"])  # the longer one passes what a float holds
 def test_a_figure_is_written(tmp_path, suffix, steps):

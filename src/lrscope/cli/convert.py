@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from cyclopts import Parameter
 
-from lrscope.cli.options import Json, check_steps
-from lrscope.errors import ScheduleError
+from lrscope.cli.options import Json, check_out, horizon, in_steps, write_out
 from lrscope.records import strict_json
-from lrscope.schedules import ExponentialEquivalent, Horizon, Schedule, chart, csv_rows, parse, segments
+from lrscope.schedules import ExponentialEquivalent, Horizon, Schedule, chart, segments
 from lrscope.schedules.exponential import DEFAULT_MAX_SCALE, Rule, exponential_equivalent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
 _MAX_VALUES = 200
 _FEWEST_STEPS = 10  # of a level, on average
@@ -49,17 +51,15 @@ def convert(
     Prints both learning rates by phase, the growth, and where the run is rebased. With ``--json`` one object, with
     the values at up to 200 steps.
     """
-    check_steps(steps)
-    if out is not None:
-        _check(out)
-    horizon = Horizon(steps, steps_per_epoch=steps_per_epoch, tokens_per_step=tokens_per_step)
-    original = parse(schedule, horizon)
+    check_out(out)
+    run = horizon(steps, steps_per_epoch, tokens_per_step)
+    original = in_steps(schedule, run)
     found = exponential_equivalent(
         original,
         base_lr=base_lr,
-        weight_decay=_number_or_schedule(weight_decay, horizon),
+        weight_decay=_number_or_schedule(weight_decay, run),
         momentum=momentum,
-        steps=horizon.steps,
+        steps=run.steps,
         rule=rule,
         max_scale=DEFAULT_MAX_SCALE if rebase else None,
         nesterov=nesterov,
@@ -76,18 +76,19 @@ def convert(
         print(f"written: {out}")
 
 
-def _number_or_schedule(text: str, horizon: Horizon) -> float | Schedule:
+def _number_or_schedule(text: str, run: Horizon) -> float | Schedule:
     try:
         return float(text)
     except ValueError:
-        return parse(text, horizon)
+        return in_steps(text, run)
 
 
 @dataclass(frozen=True)
 class _Phase:
     """One segment of the schedule: its steps, and both rates at its first and last one.
 
-    ``log10`` is of the rate without weight decay as if never rebased, ``None`` where it is 0.
+    ``log10`` is of the rate without weight decay as if never rebased, ``None`` where it is 0. The growth is known
+    where the rate with weight decay is constant.
     """
 
     text: str
@@ -112,7 +113,8 @@ def _phases(found: ExponentialEquivalent) -> list[_Phase]:
                 continue
             a, b = (float(x) if np.isfinite(x) else None for x in log10[[first, end - 1]])
             growth = None
-            if a is not None and b is not None and end - first > 1:
+            constant = bool((eta[first:end] == eta[first]).all())  # another rate grows differently at each step
+            if constant and a is not None and b is not None and end - first > 1:
                 growth = 10 ** ((b - a) / (end - 1 - first))
             rows.append(_Phase(part.text, first, end - 1, (float(eta[first]), float(eta[end - 1])), (a, b), growth))
     return rows
@@ -150,7 +152,7 @@ def _lines(found: ExponentialEquivalent, weight_decay: str) -> list[str]:
         *("  " + "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in table),
         "",
         "log10 of the learning rate without weight decay, as if never rebased",
-        chart(np.maximum(log10, finite.min()) if finite.size else np.zeros(found.steps)),
+        chart(np.maximum(log10, finite.min())) if finite.size else "the rate is 0 throughout",
         "",
         "Exact for scale-invariant weights; all others keep the schedule and the weight decay that they have.",
     ]
@@ -197,31 +199,20 @@ def _as_json(text: str, found: ExponentialEquivalent) -> dict[str, object]:
     }
 
 
-def _check(out: Path) -> None:
-    if out.suffix.lower() not in (".csv", ".png", ".svg", ".pdf"):
-        raise ScheduleError(f"out: the name must end in .csv, .png, .svg or .pdf, got {out.name!r}")
-    if not out.parent.is_dir():
-        raise ScheduleError(f"out: the folder {str(out.parent)!r} does not exist; create it first")
-
-
 def _write(out: Path, found: ExponentialEquivalent) -> None:
     original, lr = _original(found), found.recurrence.lr[: found.steps]
-    if out.suffix.lower() == ".csv":
+
+    def columns() -> dict[str, ArrayLike]:
         divide = [found.rebases.get(t, 1.0) for t in range(found.steps)]
         momentum = found.recurrence.momentum[: found.steps]
-        columns = {"original_lr": original, "lr": lr, "momentum": momentum, "divide_weights_by": divide}
-        with out.open("w", newline="") as file:
-            csv.writer(file).writerows(csv_rows(columns))
-        return
-    from matplotlib.figure import Figure
+        return {"original_lr": original, "lr": lr, "momentum": momentum, "divide_weights_by": divide}
 
-    from lrscope.reports.preview import plot_schedule
+    def draw(axes: Axes) -> None:
+        from lrscope.reports.preview import plot_schedule
 
-    log10 = _log10_lr(found)
-    whole = log10.max() < _LARGEST
-    name = "without weight decay" if whole else "without weight decay, rebased"
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    plot_schedule(
-        {"with weight decay": original, name: 10**log10 if whole else lr}, figure.add_subplot(), yscale="log"
-    )
-    figure.savefig(out)
+        log10 = _log10_lr(found)
+        whole = log10.max() < _LARGEST
+        name = "without weight decay" if whole else "without weight decay, rebased"
+        plot_schedule({"with weight decay": original, name: 10**log10 if whole else lr}, axes, yscale="log")
+
+    write_out(out, columns, draw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +12,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
     from lrscope.schedules import Horizon, Schedule
     from lrscope.tasks import Task
 
@@ -105,6 +108,35 @@ def in_steps(text: str, horizon: Horizon) -> Schedule:
 
     with _flags():
         return parse(text, horizon)
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a file for values or a figure that could not be written, before any work."""
+    from lrscope.errors import ScheduleError
+
+    if out is None:
+        return
+    if out.suffix.lower() not in (".csv", ".png", ".svg", ".pdf"):
+        raise ScheduleError(f"out: the name must end in .csv, .png, .svg or .pdf, got {out.name!r}")
+    if not out.parent.is_dir():
+        raise ScheduleError(f"out: the folder {str(out.parent)!r} does not exist; create it first")
+
+
+def write_out(out: Path, columns: Callable[[], Mapping[str, ArrayLike]], draw: Callable[[Axes], None]) -> None:
+    """Write a table of values, or a figure, as the name of the file says."""
+    if out.suffix.lower() == ".csv":
+        import csv
+
+        from lrscope.schedules import csv_rows
+
+        with out.open("w", newline="") as file:
+            csv.writer(file).writerows(csv_rows(columns()))
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    draw(figure.add_subplot())
+    figure.savefig(out)
 
 
 @contextmanager

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from cyclopts import Parameter
 
-from lrscope.cli.options import Json, check_steps
-from lrscope.errors import ScheduleError
+from lrscope.cli.options import Json, check_out, horizon, in_steps, write_out
 from lrscope.records import strict_json
-from lrscope.schedules import Horizon, Schedule, chart, csv_rows, parse, segments
+from lrscope.schedules import Horizon, Schedule, chart, segments
 from lrscope.schedules.checks import number
+from lrscope.schedules.preview import SegmentRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _MAX_VALUES = 200
+_EVERY_STEP = 1_000_000
+_SAMPLE = 10_000  # steps of a longer run: far more than a chart has columns
 
 
 def show(
@@ -34,70 +38,86 @@ def show(
 
     With ``--json`` one object: spec, num_steps, segments, and the learning rate at up to 200 steps.
     """
-    check_steps(steps)
-    horizon = Horizon(steps, steps_per_epoch=steps_per_epoch, tokens_per_step=tokens_per_step)
-    resolved = parse(schedule, horizon)
+    check_out(out)
+    run = horizon(steps, steps_per_epoch, tokens_per_step)
+    resolved = in_steps(schedule, run)
     base_lr = number("show", "base_lr", base_lr, above=0)
-    lr = base_lr * resolved.values(horizon.steps)
     if out is not None:
-        _write(out, lr)
+        _write(out, resolved, base_lr, run.steps)
     if json:
-        print(strict_json(_as_json(schedule, resolved, base_lr, lr)))
+        print(strict_json(_as_json(schedule, resolved, base_lr, run.steps)))
         return
     print(schedule)
-    for line in _table(resolved, base_lr, horizon):
+    for line in _table(resolved, base_lr, run):
         print(line)
     print()
-    print(chart(lr))
+    print(chart(base_lr * _sample(resolved, run.steps)[1], steps=run.steps))
     if out is not None:
         print(f"written: {out}")
 
 
-def _table(schedule: Schedule, base_lr: float, horizon: Horizon) -> list[str]:
+def _table(schedule: Schedule, base_lr: float, run: Horizon) -> list[str]:
     """One line per segment: its steps, its values, its text."""
     rows = [("steps", "lr", "segment")]
     for part in segments(schedule):
-        end = "for ever" if part.end is None else f"{base_lr * part.end:.6g}"
+        end = _end(part, schedule, base_lr)
         span = f"{part.first} ..." if part.last is None else f"{part.first} ... {part.last}"
         if part.last is not None and part.last < part.first:
             span = "no steps"
         rows.append((span, f"{base_lr * part.start:.6g} -> {end}", part.text))
     length = schedule.num_steps
-    if length is not None and length < horizon.steps:
+    if length is not None and length < run.steps:
         end = f"{base_lr * schedule(length):.6g}"
-        rows.append((f"{length} ... {horizon.steps - 1}", end, "the end value is held"))
+        rows.append((f"{length} ... {run.steps - 1}", end, "the end value is held"))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
 
 
-def _as_json(text: str, schedule: Schedule, base_lr: float, lr: np.ndarray) -> dict[str, object]:
-    at = np.unique(np.linspace(0, lr.size - 1, min(_MAX_VALUES, lr.size)).astype(int))
+def _end(part: SegmentRow, schedule: Schedule, base_lr: float) -> str:
+    """The rate of the part's last update, and the one that it reaches one step later, if that is another one."""
+    if part.last is None or part.end is None:
+        return "for ever"
+    reached = f"{base_lr * part.end:.6g}"
+    if part.last < part.first:
+        return reached
+    last = f"{base_lr * schedule(part.last):.6g}"
+    return last if last == reached else f"{last} (to {reached})"
+
+
+def _sample(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values for a picture: every step, or of a long run an even sample with the ends of its parts."""
+    if steps <= _EVERY_STEP:
+        return np.arange(steps), schedule.values(steps)
+    at = np.linspace(0, steps - 1, _SAMPLE).astype(int)
+    for part in segments(schedule):
+        for step in (part.first, part.last):
+            if step is not None and 0 <= step < steps:
+                at[round(step * (_SAMPLE - 1) / (steps - 1))] = step
+    return at, np.array([schedule(t) for t in at.tolist()])
+
+
+def _as_json(text: str, schedule: Schedule, base_lr: float, steps: int) -> dict[str, object]:
+    at = np.unique(np.linspace(0, steps - 1, min(_MAX_VALUES, steps)).astype(int)).tolist()
     return {
         "text": text,
         "spec": schedule.to_spec(),
         "num_steps": schedule.num_steps,
-        "horizon": lr.size,
+        "horizon": steps,
         "base_lr": base_lr,
         "segments": [vars(part) for part in segments(schedule)],
-        "steps": at.tolist(),
-        "values": lr[at].tolist(),
+        "steps": at,
+        "values": [base_lr * schedule(t) for t in at],
     }
 
 
-def _write(out: Path, lr: np.ndarray) -> None:
-    suffix = out.suffix.lower()
-    if suffix not in (".csv", ".png", ".svg", ".pdf"):
-        raise ScheduleError(f"out: the name must end in .csv, .png, .svg or .pdf, got {out.name!r}")
-    if not out.parent.is_dir():
-        raise ScheduleError(f"out: the folder {str(out.parent)!r} does not exist; create it first")
-    if suffix == ".csv":
-        with out.open("w", newline="") as file:
-            csv.writer(file).writerows(csv_rows({"lr": lr}))
-        return
-    from matplotlib.figure import Figure
+def _write(out: Path, schedule: Schedule, base_lr: float, steps: int) -> None:
+    def draw(axes: Axes) -> None:
+        from lrscope.reports.preview import plot_schedule
 
-    from lrscope.reports.preview import plot_schedule
+        at, factors = _sample(schedule, steps)
+        plot_schedule({"lr": base_lr * factors}, axes)
+        axes.lines[0].set_xdata(at)
+        axes.relim()
+        axes.autoscale_view(scaley=False)
 
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    plot_schedule({"lr": lr}, figure.add_subplot())
-    figure.savefig(out)
+    write_out(out, lambda: {"lr": base_lr * schedule.values(steps)}, draw)

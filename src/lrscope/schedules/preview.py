@@ -31,7 +31,7 @@ def sparkline(values: ArrayLike, width: int = 60) -> str:
     return "".join(_BLOCKS[i] for i in _levels(columns, low, high, 8))
 
 
-def chart(values: ArrayLike, *, width: int = 72, height: int = 8) -> str:
+def chart(values: ArrayLike, *, width: int = 72, height: int = 8, steps: int | None = None) -> str:
     """A chart of the values, shape ``(n,)``, for the terminal: ``height`` rows of blocks with labelled axes.
 
     Each column shows the largest value of the steps it covers, so a short peak stays visible.
@@ -40,6 +40,7 @@ def chart(values: ArrayLike, *, width: int = 72, height: int = 8) -> str:
         values: One value per step, from step 0.
         width: Characters in a line, axis labels included; 20 or more.
         height: Rows of the plot, 2 or more.
+        steps: Steps in the run, if the values are an even sample of it.
 
     Example:
         >>> from lrscope.schedules import Linear
@@ -50,7 +51,7 @@ def chart(values: ArrayLike, *, width: int = 72, height: int = 8) -> str:
     """
     if width < 20 or height < 2:
         raise ScheduleError(f"chart: width must be 20 or more and height 2 or more, got {width} and {height}")
-    count = np.size(values)
+    count = np.size(values) if steps is None else steps
     _, low, high = _columns(values, 1)
     labels = max(8, *(len(f"{value:.3g}") + 2 for value in (low, high)))
     columns, low, high = _columns(values, width - labels)

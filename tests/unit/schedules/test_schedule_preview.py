@@ -56,7 +56,7 @@ def test_segments_are_resolved_and_scaled():
 def test_show_prints_what_runs(capsys):
     show(TEXT, steps=100, base_lr=0.3)
     text = capsys.readouterr().out
-    assert "0 ... 9    0 -> 0.3" in text
+    assert "0 ... 9    0 -> 0.27 (to 0.3)" in text
     assert "10 ... 99  0.3 -> 0.03" in text
     assert "99" in text.splitlines()[-1]
     show("cosine(40)", steps=100)
