@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrscope.errors import LrscopeWarning, ScheduleError
+from lrscope.optimizers.clock import innermost
 from lrscope.optimizers.lanes import Group, plain
 from lrscope.optimizers.scheduled import ScheduledLR
 from lrscope.schedules import Constant, ExponentialEquivalent, FeedbackSchedule, Schedule, exponential_equivalent
@@ -69,7 +70,7 @@ class EquivalentLR(ScheduledLR):
         steps: int | None = None,
         max_scale: float | None = DEFAULT_MAX_SCALE,
     ) -> None:
-        inner = _unwrapped(optimizer)
+        inner = innermost(optimizer)
         if not isinstance(inner, torch.optim.SGD):
             raise ScheduleError(
                 f"optimizer: must be a torch.optim.SGD, got {type(inner).__name__}; only its update is translated"
@@ -89,7 +90,7 @@ class EquivalentLR(ScheduledLR):
     @property
     def updates(self) -> int:
         """Updates performed so far, also those that :meth:`step` has not taken yet."""
-        return self.last_epoch + (self._clock.pending if self._clock is not None else 0)
+        return self._performed()
 
     def state_map(self, name: str | int) -> StateMap:
         """How weights and momentum buffer of a group now lie to those of the run with weight decay."""
@@ -103,7 +104,7 @@ class EquivalentLR(ScheduledLR):
     @torch.no_grad()
     def original_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """Copies of the model's parameters, by name, as they are in the run with weight decay."""
-        groups = _named_groups(_unwrapped(self.optimizer), list(self.equivalents))
+        groups = _named_groups(innermost(self.optimizer), list(self.equivalents))
         scale = {id(p): self.state_map(name).scale for name, group in groups.items() for p in group["params"]}
         return {name: p.detach() / scale.get(id(p), 1.0) for name, p in model.named_parameters()}
 
@@ -146,13 +147,13 @@ class EquivalentLR(ScheduledLR):
                 run._updated()
 
         # Registered after the clock's own hook, so it is called when the update has been counted.
-        handle = _unwrapped(self.optimizer).register_step_post_hook(post_hook)
+        handle = innermost(self.optimizer).register_step_post_hook(post_hook)
         weakref.finalize(self, handle.remove)
 
     @torch.no_grad()
     def _updated(self) -> None:
         self._reached = self.updates
-        optimizer = _unwrapped(self.optimizer)
+        optimizer = innermost(self.optimizer)
         due = {name: at[self._reached] for name, at in self._due.items() if self._reached in at}
         for name, group in _named_groups(optimizer, list(due)).items() if due else ():
             for p in group["params"]:
@@ -173,12 +174,6 @@ class EquivalentLR(ScheduledLR):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._watch()
-
-
-def _unwrapped(optimizer: Any) -> Any:
-    while isinstance(inner := getattr(optimizer, "__dict__", {}).get("optimizer"), Optimizer):
-        optimizer = inner  # a wrapper, such as accelerate's
-    return optimizer
 
 
 def _named_groups(optimizer: Optimizer, names: Sequence[str | int]) -> dict[str | int, Group]:

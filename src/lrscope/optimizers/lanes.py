@@ -73,9 +73,6 @@ class Listener:
             )
         return self.schedule.value(self.state, step)
 
-    def hear(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.state, self.heard = self.schedule.update(self.state, step, metrics), True
-
 
 def name_of(group: Mapping[str, Any], index: int) -> str:
     """What a group is called in logs and messages: its ``name``, or its place among the groups."""

@@ -16,6 +16,7 @@ from lrscope.adapters.resuming import Guard, TrainerLR
 from lrscope.adapters.telling import arguments
 from lrscope.errors import ScheduleError
 from lrscope.optimizers import ScheduledLR
+from lrscope.optimizers.clock import innermost
 from lrscope.records import Plan
 from lrscope.schedules import Horizon, Schedule, parse
 from lrscope.schedules.checks import short, whole
@@ -111,7 +112,7 @@ class Setup:
         """In the place of the Trainer's method of this name."""
         trainer = self.trainer
         if trainer.lr_scheduler is None:
-            optimizer = unwrapped(trainer.optimizer if optimizer is None else optimizer)
+            optimizer = innermost(trainer.optimizer if optimizer is None else optimizer)
             scheduler = TrainerLR(optimizer, **self.arguments(num_training_steps))
             self.guard = Guard(
                 scheduler,
@@ -134,7 +135,7 @@ class Setup:
         arguments = self.arguments(steps)
         with undisturbed(trainer):
             optimizer = trainer.create_optimizer() if trainer.optimizer is None else trainer.optimizer
-        ScheduledLR(_shell(unwrapped(optimizer)), **arguments)
+        ScheduledLR(_shell(innermost(optimizer)), **arguments)
 
     def arguments(self, steps: int) -> dict[str, Any]:
         """The arguments of ScheduledLR, with every text read, in a run of ``steps`` updates."""
@@ -157,13 +158,6 @@ def _shell(optimizer: Optimizer) -> Optimizer:
         for group in optimizer.param_groups
     ]
     return Optimizer(groups, dict(optimizer.defaults))
-
-
-def unwrapped(optimizer: Any) -> Optimizer:
-    """The optimizer inside those of accelerate, which have no hooks of their own."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    return optimizer
 
 
 def _check(trainer: Any) -> None:
