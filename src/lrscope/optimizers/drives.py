@@ -22,6 +22,12 @@ _REMEDY = (
 )
 
 
+def is_state(value: Any) -> bool:
+    """Whether ``value`` looks like the state of a ScheduledLR."""
+    keys = {"version", "step", "spec"}
+    return isinstance(value, Mapping) and keys <= set(value) and isinstance(value["spec"], Mapping)
+
+
 class Drives:
     """Schedules by key, for all groups and for single ones.
 

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lrscope.errors import ScheduleError
 from lrscope.optimizers.announce import announce
 from lrscope.optimizers.clock import UpdateClock
-from lrscope.optimizers.drives import AS_SAVED, Drive, Drives
+from lrscope.optimizers.drives import AS_SAVED, Drive, Drives, is_state
 from lrscope.optimizers.lanes import (
     Group,
     Lane,
@@ -285,8 +285,7 @@ class ScheduledLR(LRScheduler):
             ScheduleError: The state is not one of ScheduledLR, or of another schedule than this one; the message
                 draws both curves.
         """
-        known = isinstance(state_dict, Mapping) and {"version", "step", "spec"} <= set(state_dict)
-        if not known or not isinstance(state_dict["spec"], Mapping):
+        if not is_state(state_dict):
             raise ScheduleError(
                 f"state_dict: must be a ScheduledLR state with version, step and spec, got {short(state_dict)}; "
                 "to continue from another scheduler's checkpoint, build ScheduledLR(..., last_epoch=step - 1)"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lrscope.errors import ScheduleError
+from lrscope.optimizers.drives import is_state
 from lrscope.optimizers.lanes import floor_of, place_of
 from lrscope.schedules import Schedule, from_spec
 from lrscope.schedules.checks import short
@@ -104,7 +105,7 @@ def read_rates(path: str | Path, *, trust: bool = False) -> tuple[StoredRates, .
             f"{path.name}: holds no optimizer state (a dict with param_groups that have an lr){deep}, but "
             f"{short(sorted(map(str, found.get(path.stem, found))))}; save optimizer.state_dict() with the weights"
         )
-    states = _states([d for _, d in optimizers], [d for d in dicts if _is_ours(d)], path.name)
+    states = _states([d for _, d in optimizers], [d for d in dicts if is_state(d)], path.name)
     epochs = [d["last_epoch"] for d in dicts if isinstance(d.get("last_epoch"), int)]
     if len(optimizers) > 1 and len(epochs) != len(optimizers):
         epochs = []  # whose they are is not known
@@ -327,10 +328,6 @@ def _dicts(value: Any) -> tuple[list[tuple[str, Mapping[str, Any]]], bool]:
 def _is_optimizer(d: Mapping[str, Any]) -> bool:
     groups = d.get("param_groups")
     return isinstance(groups, list) and bool(groups) and all(isinstance(g, Mapping) and "lr" in g for g in groups)
-
-
-def _is_ours(d: Mapping[str, Any]) -> bool:
-    return {"version", "step", "spec"} <= set(d) and isinstance(d["spec"], Mapping)
 
 
 def _states(optimizers: list[Mapping[str, Any]], ours: list[Mapping[str, Any]], file: str) -> list[Mapping[str, Any]]:

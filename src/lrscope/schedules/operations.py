@@ -35,6 +35,19 @@ class Operation(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
+class AsLong(Operation):
+    """An operation on a schedule that ends, as long as that is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._length()
+
+    @property
+    def num_steps(self) -> int:
+        return self._length()
+
+
+@dataclass(frozen=True, repr=False)
 class Clip(Operation, kind="clip"):
     r"""A schedule kept within bounds. Written ``s.clip(low, high)``.
 
@@ -199,7 +212,7 @@ class Repeat(Operation, kind="repeat"):
 
 
 @dataclass(frozen=True, repr=False)
-class Reverse(Operation, kind="reverse"):
+class Reverse(AsLong, kind="reverse"):
     r"""A schedule of n steps backwards. Written ``s.reverse()``.
 
     .. math:: r(t) = s(\max(n - t, 0))
@@ -210,20 +223,12 @@ class Reverse(Operation, kind="reverse"):
         array([0. , 0.5, 1. , 1. ])
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._length()
-
-    @property
-    def num_steps(self) -> int:
-        return self._length()
-
     def _at(self, t: FloatArray) -> FloatArray:
         return self.schedule._at(np.maximum(self._length() - t, 0.0))
 
 
 @dataclass(frozen=True, repr=False)
-class Bounded(Operation, kind="bounded"):
+class Bounded(AsLong, kind="bounded"):
     """A schedule that may not be run past its end. Written ``s.with_end("error")``.
 
     Its end value, at step ``num_steps``, may still be asked for: a scheduler writes it after the last update.
@@ -234,14 +239,6 @@ class Bounded(Operation, kind="bounded"):
         Traceback (most recent call last):
         lrscope.errors.ScheduleError: step 3 is past the end of Linear(1.0, 0.0, 2), which has 2 steps; ...
     """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._length()
-
-    @property
-    def num_steps(self) -> int:
-        return self._length()
 
     def _at(self, t: FloatArray) -> FloatArray:
         length = self._length()
