@@ -20,7 +20,7 @@ ENTERS = {
     "objective": {"errors", "isolation", "params", "records", "wrapping"},
     "optimizers": {"errors", "params", "schedules"},
     "tasks": {"errors", "isolation", "objective", "params", "records"},
-    "curvature": {"errors", "isolation", "linalg", "objective", "params", "records"},
+    "curvature": {"errors", "isolation", "linalg", "objective", "params", "records", "wrapping"},
     "training": {"errors", "isolation", "objective", "optimizers", "params", "records", "schedules", "tasks"},
     "stability": {"curvature", "errors", "objective", "optimizers", "params", "records", "tasks", "training"},
     "planning": {"errors", "optimizers", "records", "schedules", "stability", "tasks", "training"},

@@ -3,7 +3,7 @@
 from lrscope.curvature.block import block
 from lrscope.curvature.density import SpectralDensity, spectral_density
 from lrscope.curvature.directional import DirectionalCurvature, directional
-from lrscope.curvature.eigen import sharpness
+from lrscope.curvature.eigen import preconditioned_sharpness, sharpness
 from lrscope.curvature.hvp import DifferenceHessian, ExactHessian, ForwardHessian, Hessian
 from lrscope.curvature.jacobian import NTK, EmpiricalFisher, GaussNewton
 from lrscope.curvature.layers import LayerSharpness, layer_sharpness
@@ -44,6 +44,7 @@ __all__ = [
     "gradient_noise_scale",
     "headroom",
     "layer_sharpness",
+    "preconditioned_sharpness",
     "preconditioner",
     "reference_lr",
     "sharpness",

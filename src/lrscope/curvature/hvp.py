@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lrscope.curvature.operators import Operator
 from lrscope.records import Cost
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ MAX_GRAPHS = 4
 since every graph holds the activations of its batch."""
 
 
-class Hessian(ABC):
+class Hessian(Operator):
     """The Hessian of an objective at theta, as an operator with ``@``.
 
     ``H @ V`` with V of shape ``(P, K)`` gives K products; :class:`ExactHessian` and :class:`ForwardHessian` make them
@@ -34,21 +35,9 @@ class Hessian(ABC):
     method: str
 
     def __init__(self, objective: Objective, theta: Tensor) -> None:
-        self.objective = objective
         self.theta = theta.detach()
-        self.num_matvecs = 0
-
-    @property
-    def size(self) -> int:
-        return self.theta.numel()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.theta.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.theta.device
+        super().__init__(self.theta.numel(), self.theta.dtype, self.theta.device)
+        self.objective = objective
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """H v for v of shape ``(P,)``, or H V, column by column, for ``(P, K)``."""
@@ -61,9 +50,6 @@ class Hessian(ABC):
         self.objective.spent = spent + Cost(products=number)
         self.num_matvecs += number
         return product
-
-    @abstractmethod
-    def _product(self, v: Tensor) -> Tensor: ...
 
     def _products(self, rows: Tensor) -> Tensor:
         """H applied to each row of ``(K, P)``."""

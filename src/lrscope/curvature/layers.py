@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from lrscope.curvature.block import block
-from lrscope.curvature.eigen import preconditioned
 from lrscope.curvature.measurement import Measurement, Measuring, axes
 from lrscope.curvature.probe import Method
+from lrscope.curvature.scaling import scaled
 from lrscope.linalg import lanczos
 from lrscope.objective import require_objective
 
@@ -128,7 +128,7 @@ def layer_sharpness(
         H = at.choice.at(part, part.point())
         start = at.like.new_empty(part.size).normal_(generator=at.generator(seed))
         found = lanczos(
-            preconditioned(H, scale),
+            scaled(H, scale),
             start,
             tol=tol,
             max_matvecs=max_matvecs,

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrscope.curvature.eigen import preconditioned, require_finite, scale_of
-from lrscope.curvature.operators import LinearOperator, matvec_of
+from lrscope.curvature.operators import LinearOperator
+from lrscope.curvature.point import point_of, require_finite
 from lrscope.curvature.probe import Method, choose
+from lrscope.curvature.scaling import scale_of, scaled
 from lrscope.linalg import working_dtype
 from lrscope.objective import require_objective
 from lrscope.records import Cost, Table
@@ -83,7 +84,7 @@ class Measuring:
                         "(Preconditioned(A, P) makes a preconditioned one)"
                     )
             A: Any = target
-            self.matvec, self.size = matvec_of(A), A.size
+            self.matvec, self.size = scaled(A), A.size
             self.like = torch.zeros(A.size, dtype=working_dtype(A.dtype), device=A.device)
             self.method, self.error, self.note = "", math.nan, ""
             self._count = A
@@ -97,7 +98,7 @@ class Measuring:
             self.scale = scale_of(preconditioner, theta)
             self.gradient = require_finite(objective, theta)
             self.choice = choose(objective, theta, method=method)
-            self.matvec = preconditioned(self.choice.at(objective, theta), self.scale)
+            self.matvec = scaled(self.choice.at(objective, theta), self.scale)
             self.like = torch.zeros(objective.size, dtype=working_dtype(theta.dtype), device=theta.device)
             self.method, self.error, self.note = self.choice.method, self.choice.error, self.choice.why
             self._count = None
@@ -105,6 +106,10 @@ class Measuring:
 
     def generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.like.device).manual_seed(seed)
+
+    def random(self, seed: int) -> Tensor:
+        """Independent normal numbers, ``(P,)``."""
+        return self.like.new_empty(self.size).normal_(generator=self.generator(seed))
 
     def account(self) -> dict[str, Any]:
         """The fields of :class:`Measurement`, now that the work is done."""
@@ -123,15 +128,6 @@ class Measuring:
             "batches": describe(self.objective),
             "note": self.note,
         }
-
-
-def point_of(objective: Objective, theta: Tensor | None) -> Tensor:
-    """``theta``, checked, or the model's current one; ``(P,)``, detached."""
-    if theta is None:
-        return objective.point()
-    if theta.shape != (objective.size,):
-        raise ValueError(f"theta: expected shape ({objective.size},), got {tuple(theta.shape)}")
-    return theta.detach()
 
 
 def describe(objective: Any) -> str:

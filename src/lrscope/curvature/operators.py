@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lrscope.curvature.eigen import scale_of
+from lrscope.curvature.scaling import scale_of
 from lrscope.linalg import working_dtype
 
 
 class LinearOperator(Protocol):
-    """What the algebra asks of a matrix; every :class:`~lrscope.curvature.Hessian` is one."""
+    """What the algebra asks of a matrix."""
 
     @property
     def size(self) -> int: ...
@@ -31,7 +31,7 @@ class Operator(ABC):
     """A symmetric matrix known by its products.
 
     ``A @ v`` takes ``(P,)``, or ``(P, K)`` column by column. ``A + B``, ``A - B``, ``2 * A`` and ``-A`` are operators
-    again; the other side may be a Hessian. A new one writes :meth:`_product`.
+    again. A new one writes :meth:`_product`.
 
     Attributes:
         size: P.
@@ -174,8 +174,3 @@ class Preconditioned(_Combined):
 
     def _product(self, v: Tensor) -> Tensor:
         return self.scale * (self.A @ (self.scale * v))
-
-
-def matvec_of(A: LinearOperator) -> Any:
-    """A as the function that :mod:`lrscope.linalg` takes: products in the vector's own dtype."""
-    return lambda v: (A @ v).to(v)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -9,25 +10,34 @@ from torch import Tensor
 
 from lrscope.errors import MeasurementError
 from lrscope.params import Group, groups_of, relative_rates
+from lrscope.wrapping import whole
 
 if TYPE_CHECKING:
     from lrscope.curvature.result import EigenResult
     from lrscope.objective import Objective
 
+State = dict[str, Any]
+Rule = Callable[[State, Group, Tensor], Tensor]
+"""P of one parameter from its optimizer state, its group and its gradient, weight decay included."""
+
 
 def is_adaptive(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the update is preconditioned (Adam, AdamW) rather than a plain multiple of averaged gradients (SGD).
+    """Whether the update is preconditioned (Adam, AdamW, RMSprop) rather than a multiple of averaged gradients (SGD).
 
     Raises:
         MeasurementError: Another optimizer, whose stability threshold is not known here.
     """
-    if isinstance(optimizer, torch.optim.SGD):
-        return False
-    if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-        return True
+    return _rule(optimizer) is not None
+
+
+def _rule(optimizer: torch.optim.Optimizer) -> Rule | None:
+    """P of one parameter by the optimizer's kind; ``None`` where it is 1."""
+    for kinds, rule in _RULES:
+        if isinstance(optimizer, kinds):
+            return rule
     raise MeasurementError(
-        f"optimizer: {type(optimizer).__name__} has no preconditioner known here; SGD, Adam and AdamW (and their "
-        "subclasses) have. Plain sharpness needs no optimizer"
+        f"optimizer: {type(optimizer).__name__} has no preconditioner known here; SGD, Adam, AdamW and RMSprop (and "
+        "their subclasses) have. Plain sharpness needs no optimizer"
     )
 
 
@@ -47,12 +57,14 @@ def reference_lr(optimizer: torch.optim.Optimizer) -> float:
 def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradient: Tensor | None = None) -> Tensor:
     r"""Diagonal P of the step that the optimizer is about to take, shape ``(P,)``, all positive.
 
-    SGD: ones. Adam and AdamW, for update number t (1 for the first) with gradient g:
+    SGD: ones. RMSprop: the root mean square that divides the gradient, eps included. Adam and AdamW, for update
+    number t (1 for the first) with gradient g:
 
     .. math:: P_t = (1 - \beta_1^t) \left( \sqrt{v_t / (1 - \beta_2^t)} + \epsilon \right), \quad
               v_t = \beta_2 v_{t-1} + (1 - \beta_2) g^2
 
-    v_t already contains the current gradient, and a fresh optimizer (t = 1) works. The factor
+    v_t already contains the current gradient, and a fresh optimizer (t = 1) works; where v starts at the squared
+    gradient (GI-Adam) it is read from the state like any other. The factor
     :math:`1 - \beta_1^t` undoes Adam's correction of its momentum, so that the same threshold holds at every late t.
 
     Groups whose learning rates differ are absorbed: their part of P is multiplied by lr_0 / lr_g, with lr_0 the
@@ -74,7 +86,7 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
         Kalra & Barkeshli 2024, arXiv 2406.09405, and the authors' code (the printed formula lacks the
         root). Cohen et al., Adaptive gradient methods at the edge of stability, 2022, arXiv 2207.14484.
     """
-    adaptive = is_adaptive(optimizer)
+    rule = _rule(optimizer)
     groups = groups_of(optimizer, objective.model)
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise MeasurementError("optimizer: maximize=True climbs the loss, so no step size is stable in this sense")
@@ -83,7 +95,7 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
     pieces: dict[str, Tensor] = {}
     params = dict(objective.model.named_parameters())
     grads: dict[str, Tensor] = {}
-    if adaptive:
+    if rule is not None:
         if gradient is None:
             gradient = objective.grad(objective.point())
         if gradient.shape != (objective.size,):
@@ -91,7 +103,18 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
         grads = objective.layout.unflatten(gradient)
     for name in objective.layout.names:
         p, group = params[name], groups[name]
-        P = _adam(optimizer.state.get(p, {}), group, grads[name], p) if adaptive else torch.ones_like(p)
+        value = whole(p.detach())
+        if rule is None:
+            P = torch.ones_like(value)
+        else:
+            # Sharded parameters have sharded states; theta and P are whole.
+            state = {k: whole(v) if isinstance(v, Tensor) else v for k, v in optimizer.state.get(p, {}).items()}
+            g = grads[name]
+            if group["weight_decay"] and not group.get(
+                "decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)
+            ):
+                g = g + group["weight_decay"] * value
+            P = rule(state, group, g)
         rate = relative[id(group)]
         if rate != 1:
             P = P / rate if rate > 0 else torch.full_like(P, float("inf"))
@@ -99,17 +122,35 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
     return objective.layout.flatten(pieces)
 
 
-def _adam(state: dict[str, Any], group: Group, g: Tensor, p: Tensor) -> Tensor:
+def _adam(state: State, group: Group, g: Tensor) -> Tensor:
     beta1, beta2 = (float(b) for b in group["betas"])
     t = int(state.get("step", 0)) + 1
-    if group["weight_decay"] and not group.get("decoupled_weight_decay", True):
-        g = g + group["weight_decay"] * p.detach()
     v = (1 - beta2) * g * g
     if "exp_avg_sq" in state:
         v = v + beta2 * state["exp_avg_sq"]
     if group.get("amsgrad") and "max_exp_avg_sq" in state:
         v = torch.maximum(v, state["max_exp_avg_sq"])
     return (1 - beta1**t) * ((v / (1 - beta2**t)).sqrt() + float(group["eps"]))
+
+
+def _rmsprop(state: State, group: Group, g: Tensor) -> Tensor:
+    alpha = float(group["alpha"])
+    v = (1 - alpha) * g * g
+    if "square_avg" in state:
+        v = v + alpha * state["square_avg"]
+    if group["centered"]:
+        mean = (1 - alpha) * g
+        if "grad_avg" in state:
+            mean = mean + alpha * state["grad_avg"]
+        v = (v - mean * mean).clamp(min=0)  # rounding alone may make it negative
+    return v.sqrt() + float(group["eps"])
+
+
+_RULES: list[tuple[tuple[type[torch.optim.Optimizer], ...], Rule | None]] = [
+    ((torch.optim.SGD,), None),
+    ((torch.optim.Adam, torch.optim.AdamW), _adam),
+    ((torch.optim.RMSprop,), _rmsprop),
+]
 
 
 def stability_threshold(optimizer: torch.optim.Optimizer, step: Literal["first", "late"] = "late") -> float:
@@ -122,9 +163,10 @@ def stability_threshold(optimizer: torch.optim.Optimizer, step: Literal["first",
     SGD, momentum b, dampening d           2                       (2 + 2b) / (1 - d)
     SGD, momentum b, Nesterov              2 / (1 + b)             (2 + 2b) / (1 + 2b)
     Adam, AdamW (preconditioned)           2 / (1 - beta1)         (2 + 2 beta1) / (1 - beta1)
+    RMSprop, momentum b (preconditioned)   2                       2 + 2b
     =====================================  ======================  =======================================
 
-    For Adam the sharpness is that of ``P^-1 H`` with P from :func:`preconditioner`. Late values assume a
+    For Adam and RMSprop the sharpness is that of ``P^-1 H`` with P from :func:`preconditioner`. Late values assume a
     preconditioner and a curvature that change slowly. With momentum, small batches become unstable below these lines.
 
     Raises:
@@ -137,7 +179,7 @@ def stability_threshold(optimizer: torch.optim.Optimizer, step: Literal["first",
     """
     if step not in ("first", "late"):
         raise ValueError(f"step: expected 'first' or 'late', got {step!r}")
-    adaptive = is_adaptive(optimizer)
+    _rule(optimizer)  # refuses an unknown one
     kinds = {_momentum(group) for group in optimizer.param_groups}
     if len(kinds) > 1:
         raise MeasurementError(
@@ -145,7 +187,7 @@ def stability_threshold(optimizer: torch.optim.Optimizer, step: Literal["first",
             "group with an objective in which the others are frozen"
         )
     ((b, dampening, nesterov),) = kinds
-    if adaptive:
+    if "betas" in optimizer.param_groups[0]:
         return (2 if step == "first" else 2 + 2 * b) / (1 - b)
     if step == "first":
         return 2 / (1 + b) if nesterov else 2.0
@@ -157,7 +199,7 @@ def _momentum(group: Group) -> tuple[float, float, bool]:
         return float(group["betas"][0]), 0.0, False
     b = float(group["momentum"])
     # Without momentum torch ignores dampening and refuses Nesterov.
-    return (b, float(group["dampening"]), bool(group["nesterov"])) if b else (0.0, 0.0, False)
+    return (b, float(group.get("dampening", 0.0)), bool(group.get("nesterov", False))) if b else (0.0, 0.0, False)
 
 
 def headroom(lr: float, sharpness: float | EigenResult, threshold: float) -> float:

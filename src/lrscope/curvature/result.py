@@ -1,62 +1,56 @@
-"""What every curvature measurement returns."""
+"""What a search for eigenvalues returns."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from lrscope.curvature.measurement import Measurement, axes
 from lrscope.linalg import EigenPairs
-from lrscope.records import Cost
-
-if TYPE_CHECKING:
-    from lrscope.curvature.probe import Choice
 
 
-@dataclass(frozen=True, eq=False)
-class EigenResult:
-    """Largest eigenvalues of the Hessian, or of the preconditioned Hessian, with their reliability and cost.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EigenResult(Measurement):
+    """Largest eigenvalues of the Hessian, or of another operator, with their reliability and cost.
+
+    See :class:`~lrscope.curvature.measurement.Measurement` for the method, the error of one product, the cost, the
+    batches and the note.
 
     Attributes:
-        values: Eigenvalues, largest first, shape ``(K,)``; in units of loss per squared parameter.
+        values: Eigenvalues, largest first, shape ``(K,)``; of the Hessian in units of loss per squared parameter.
         vectors: Orthonormal eigenvectors, shape ``(P, K)``. With a preconditioner P they belong to the symmetric
             matrix ``P^-1/2 H P^-1/2``; ``P^-1/2 vector`` is the eigenvector of ``P^-1 H``.
         residuals: ``||A v - value v||``, shape ``(K,)``: an eigenvalue lies within this distance of the value.
-        num_matvecs: Hessian-vector products spent on this answer (the probe of a new objective not counted).
+        num_matvecs: Products spent on this answer (the probe of a new objective not counted).
         converged: Every residual is at most ``tol * |value|``.
-        method: How products were made: ``"exact"``, ``"forward"`` or ``"difference"``.
-        error: Relative error of one product, measured when the objective was first met.
-        cost: All work, the probe included.
         preconditioned: Whether a preconditioner was used.
-        note: Why this method, or what went wrong, in one line.
+        risk: Probability, at most, that the random start has hidden an eigenvalue larger than ``value`` by more than
+            ``tol``; ``nan`` where the start was not random.
     """
 
     values: Tensor
-    vectors: Tensor = field(repr=False)
+    vectors: Tensor = field(repr=False, metadata={"private": True})
     residuals: Tensor
     num_matvecs: int
     converged: bool
-    method: str
-    error: float
-    cost: Cost = field(default_factory=Cost)
     preconditioned: bool = False
-    note: str = ""
+    risk: float = math.nan
 
     @classmethod
-    def of(cls, pairs: EigenPairs, choice: Choice, cost: Cost, *, preconditioned: bool) -> EigenResult:
-        """What a solver found, by the method that was chosen for its products."""
+    def of(cls, pairs: EigenPairs, *, preconditioned: bool, **account: Any) -> EigenResult:
+        """What a solver found, and the account of the measurement: the fields of :class:`Measurement`."""
         return cls(
-            pairs.values,
-            pairs.vectors,
-            pairs.residuals,
-            pairs.num_matvecs,
-            pairs.converged,
-            choice.method,
-            choice.error,
-            cost,
-            preconditioned,
-            choice.why,
+            values=pairs.values,
+            vectors=pairs.vectors,
+            residuals=pairs.residuals,
+            num_matvecs=pairs.num_matvecs,
+            converged=pairs.converged,
+            preconditioned=preconditioned,
+            risk=pairs.risk,
+            **account,
         )
 
     @property
@@ -77,16 +71,14 @@ class EigenResult:
             text += f" (error {self.error:.0e})"
         return text if self.converged else f"{text}, not converged"
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; eigenvectors left out."""
-        return {
-            "values": self.values.tolist(),
-            "residuals": self.residuals.tolist(),
-            "num_matvecs": self.num_matvecs,
-            "converged": self.converged,
-            "method": self.method,
-            "error": self.error,
-            "cost": self.cost.to_dict(),
-            "preconditioned": self.preconditioned,
-            "note": self.note,
-        }
+    def plot(self, ax: Any = None) -> Any:
+        """The eigenvalues in order, with residuals as error bars; returns the axes."""
+        from matplotlib.ticker import MaxNLocator
+
+        ax = axes(ax)
+        ranks = range(1, len(self.values) + 1)
+        ax.errorbar(ranks, self.values.tolist(), yerr=self.residuals.tolist(), fmt="o", capsize=3)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("rank")
+        ax.set_ylabel("preconditioned eigenvalue" if self.preconditioned else "eigenvalue")
+        return ax

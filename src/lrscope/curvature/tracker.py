@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrscope.curvature.eigen import preconditioned, scale_of
-from lrscope.curvature.precondition import is_adaptive, preconditioner
+from lrscope.curvature.measurement import describe
+from lrscope.curvature.pace import Pace
+from lrscope.curvature.precondition import is_adaptive, preconditioner, reference_lr, stability_threshold
 from lrscope.curvature.probe import Choice, Method, choose
 from lrscope.curvature.result import EigenResult
+from lrscope.curvature.scaling import scale_of, scaled
 from lrscope.errors import MeasurementError
 from lrscope.linalg import EigenTracker, working_dtype
 from lrscope.objective import Objective, require_objective
@@ -22,6 +25,8 @@ from lrscope.records import Cost
 
 MEMORY_BYTES = 2**30
 """What remembered products may occupy by default."""
+GRADIENTS = {"difference": (2.0, 2.0), "exact": (3.3, 2.2), "forward": (4.0, 4.0)}
+"""What the first product at a theta costs, and each further one, in gradients: measured means, see docs."""
 
 
 class SharpnessTracker:
@@ -66,6 +71,7 @@ class SharpnessTracker:
         *,
         tol: float = 1e-2,
         budget: float | None = None,
+        longest: int = 100,
         memory: int | None = None,
         method: Method = "auto",
         seed: int = 0,
@@ -87,8 +93,42 @@ class SharpnessTracker:
         self.method: Method = method
         self.num_updates = 0
         self.num_matvecs = 0
-        self._tracker = EigenTracker(tol=tol, budget=budget, memory=memory, seed=seed)
+        self._pace = Pace(longest=longest, budget=budget)
+        self._tracker = EigenTracker(tol=tol, memory=memory, seed=seed)
         self._choice: Choice | None = None
+
+    def step(self, lr: float | None = None, *, gradient: Tensor | None = None) -> EigenResult | None:
+        """Once per training step: the sharpness if it is time to measure it, else ``None``.
+
+        :class:`~lrscope.curvature.pace.Pace` decides, from the readings so far and from the learning rate: often
+        where the sharpness moves, at the edge of stability and on the way to it, rarely where nothing happens.
+
+        Args:
+            lr: Learning rate of the coming step; that of the optimizer by default. Without an optimizer there is no
+                threshold and the movement of the sharpness alone decides.
+            gradient: As for :meth:`update`.
+
+        Raises:
+            As :meth:`update`.
+        """
+        if not self._pace.due(self._headroom_of_one(lr), price=self._price(gradient)):
+            return None
+        return self.update(gradient=gradient)
+
+    def _headroom_of_one(self, lr: float | None) -> float:
+        """Headroom per unit of sharpness; ``nan`` where no threshold is known."""
+        if self.optimizer is None:
+            return math.nan
+        try:
+            lr = reference_lr(self.optimizer) if lr is None else float(lr)
+            return lr / stability_threshold(self.optimizer)
+        except MeasurementError:  # groups that differ in momentum, or rates at 0 whose ratios are not known
+            return math.nan
+
+    def _price(self, gradient: Tensor | None) -> float:
+        """Gradients that the cheapest reading costs."""
+        first = 0.0 if self._choice is None else GRADIENTS[self._choice.method][0]
+        return first + (self.adaptive and gradient is None)
 
     def update(
         self,
@@ -127,13 +167,21 @@ class SharpnessTracker:
         if self._choice is None:
             self._choice = choose(self.objective, theta, method=self.method, purpose="track", tol=self.tol)
         scale = self._scale(objective, theta, gradient)
-        pairs = self._tracker.update(preconditioned(self._choice.at(objective, theta), scale), theta)
+        pairs = self._tracker.update(scaled(self._choice.at(objective, theta), scale), theta)
         if not bool(torch.isfinite(pairs.values).all()):
             return self._not_finite(theta)
         self.num_updates += 1
         self.num_matvecs += pairs.num_matvecs
         cost = replace(objective.spent - spent, seconds=time.perf_counter() - began)
-        return EigenResult.of(pairs, self._choice, cost, preconditioned=scale is not None)
+        return EigenResult.of(
+            pairs,
+            preconditioned=scale is not None,
+            method=self._choice.method,
+            error=self._choice.error,
+            cost=cost,
+            batches=describe(objective),
+            note=self._choice.why,
+        )
 
     def _scale(self, objective: Objective, theta: Tensor, gradient: Tensor | None) -> Tensor | None:
         """P^-1/2 of the coming step, ``None`` where all parameters move at one rate."""
@@ -147,11 +195,19 @@ class SharpnessTracker:
 
     def _not_finite(self, theta: Tensor) -> EigenResult:
         nan = theta.new_full((1,), torch.nan)
-        method = "exact" if self._choice is None else self._choice.method
         return EigenResult(
-            nan, theta.new_full((theta.numel(), 1), torch.nan), nan, 0, False, method, 0.0, Cost(),
-            self.adaptive, "parameters or products are not finite: the run has diverged",
-        )  # fmt: skip
+            values=nan,
+            vectors=theta.new_full((theta.numel(), 1), torch.nan),
+            residuals=nan,
+            num_matvecs=0,
+            converged=False,
+            preconditioned=self.adaptive,
+            method="exact" if self._choice is None else self._choice.method,
+            error=0.0,
+            cost=Cost(),
+            batches=describe(self.objective),
+            note="parameters or products are not finite: the run has diverged",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only; a tracker that loads it continues as if never interrupted."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lrscope.curvature import preconditioner, sharpness, stability_threshold
-from lrscope.curvature.eigen import loss_and_grad
+from lrscope.curvature.point import loss_and_grad
 from lrscope.errors import MeasurementError
 from lrscope.objective import Objective, require_objective
 from lrscope.optimizers import OptimizerSpec
