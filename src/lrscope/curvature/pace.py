@@ -25,8 +25,8 @@ class Pace:
 
     - when the value, at its assumed speed, would have moved by more than a before the next chance. The speed is the
       relative movement per step since the reading before, but at least half of what was assumed until then: at a
-      surprise the period shrinks at once to what the new speed asks for, in calm it doubles. These periods are odd, so
-      that an oscillation of period two, the usual one at the edge of stability, is met in both of its phases;
+      surprise the period shrinks at once to what the new speed asks for, in calm it doubles. These periods are odd,
+      so that an oscillation of period two, the usual one at the edge of stability, is met in both of its phases;
     - when the scale alone has taken the headroom halfway to 1 (0.01 to 0.1, 0.25 to 0.5), or as far away from 1;
     - after ``longest`` steps.
 

@@ -47,9 +47,10 @@ class SharpnessTracker:
         optimizer: If it is Adam or AdamW, the preconditioned sharpness of the coming step is followed; if it is SGD
             with groups of different learning rates, their ratio is taken into account.
         tol: Relative accuracy aimed at.
-        budget: Products per update beyond the first, saved up when not needed (and 15 at the start). ``None`` buys as
-            many as ``tol`` asks for, up to 24 per update; ``0.1`` keeps long runs at 1.1 products per step and pays
-            with accuracy in rough phases. Give no budget when updates are many steps apart.
+        budget: Gradients of the objective per training step that readings after the first may cost on average, saved
+            up while none is due; 0.05 of a gradient per step is a reading every 40 steps. It comes before accuracy
+            and before ``longest``. ``None``: as accuracy asks, which at the edge of stability is every step.
+        longest: Steps between two readings of :meth:`step`, at most.
         memory: Products remembered, two vectors of length P each. By default 28, fewer if they would not fit
             into 1 GiB, but at least 4.
         method: How products are made; see :func:`~lrscope.curvature.probe.choose`.
@@ -79,8 +80,10 @@ class SharpnessTracker:
         require_objective(objective)
         if not 0 < tol < float("inf"):
             raise ValueError(f"tol: expected a positive relative accuracy such as 1e-2, got {tol!r}")
-        if budget is not None and not budget >= 0:
-            raise ValueError(f"budget: expected extra products per update (0 or more) or None, got {budget!r}")
+        if budget is not None and not 0 < budget < float("inf"):
+            raise ValueError(f"budget: expected gradients per training step, such as 0.05, or None, got {budget!r}")
+        if not isinstance(longest, int) or longest < 1:
+            raise ValueError(f"longest: expected a positive number of steps, got {longest!r}")
         if memory is not None and memory < 4:
             raise ValueError(f"memory: expected at least 4 products, got {memory!r}")
         if memory is None:
@@ -125,10 +128,21 @@ class SharpnessTracker:
         except MeasurementError:  # groups that differ in momentum, or rates at 0 whose ratios are not known
             return math.nan
 
+    def _gradients(self, products: int) -> float:
+        """What a reading's products cost."""
+        first, further = GRADIENTS["difference" if self._choice is None else self._choice.method]
+        return first + (products - 1) * further
+
     def _price(self, gradient: Tensor | None) -> float:
         """Gradients that the cheapest reading costs."""
-        first = 0.0 if self._choice is None else GRADIENTS[self._choice.method][0]
-        return first + (self.adaptive and gradient is None)
+        return self._gradients(1) + (self.adaptive and gradient is None)
+
+    def _affordable(self, gradient: Tensor | None) -> int | None:
+        """Products that the budget pays for now, at least one; ``None`` without a budget."""
+        if self._pace.budget is None:
+            return None
+        beyond = self._pace.account - self._price(gradient)
+        return 1 + max(0, math.floor(beyond / (self._gradients(2) - self._gradients(1))))
 
     def update(
         self,
@@ -148,7 +162,8 @@ class SharpnessTracker:
         Returns:
             :class:`EigenResult`. ``value`` lies between the Rayleigh quotient of ``vectors`` and that plus
             ``residual``; ``converged`` says that the estimated relative error is at most ``tol``. A diverged run
-            gives ``nan`` and ``converged=False``, not an error. Cost: about 1.1 products, plus one gradient for Adam.
+            gives ``nan`` and ``converged=False``, not an error. Cost: about 1.1 products, plus one gradient for Adam;
+            it is charged to the budget, which buys no second product when it is used up.
 
         Raises:
             ValueError: ``theta`` or ``gradient`` has the wrong shape.
@@ -164,15 +179,17 @@ class SharpnessTracker:
             raise ValueError(f"theta: expected shape ({objective.size},), got {tuple(theta.shape)}")
         if not bool(torch.isfinite(theta).all()):
             return self._not_finite(theta)
+        most = self._affordable(gradient)
         if self._choice is None:
             self._choice = choose(self.objective, theta, method=self.method, purpose="track", tol=self.tol)
         scale = self._scale(objective, theta, gradient)
-        pairs = self._tracker.update(scaled(self._choice.at(objective, theta), scale), theta)
+        pairs = self._tracker.update(scaled(self._choice.at(objective, theta), scale), theta, most=most)
         if not bool(torch.isfinite(pairs.values).all()):
             return self._not_finite(theta)
         self.num_updates += 1
         self.num_matvecs += pairs.num_matvecs
         cost = replace(objective.spent - spent, seconds=time.perf_counter() - began)
+        self._pace.read(pairs.values.tolist(), self._gradients(pairs.num_matvecs) + cost.gradients)
         return EigenResult.of(
             pairs,
             preconditioned=scale is not None,
@@ -210,9 +227,15 @@ class SharpnessTracker:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only; a tracker that loads it continues as if never interrupted."""
-        counts = {"num_updates": self.num_updates, "num_matvecs": self.num_matvecs, "size": self.objective.size}
-        return counts | {"tracker": self._tracker.state_dict()}
+        """Tensors, numbers and strings only; a tracker that loads it continues as if never interrupted."""
+        return {
+            "num_updates": self.num_updates,
+            "num_matvecs": self.num_matvecs,
+            "size": self.objective.size,
+            "choice": None if self._choice is None else asdict(self._choice),
+            "pace": self._pace.state_dict(),
+            "tracker": self._tracker.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["size"] != self.objective.size:
@@ -221,4 +244,6 @@ class SharpnessTracker:
                 f"{self.objective.size}; load the state that was saved beside this model's checkpoint"
             )
         self.num_updates, self.num_matvecs = state["num_updates"], state["num_matvecs"]
+        self._choice = None if state["choice"] is None else Choice(**state["choice"])
+        self._pace.load_state_dict(state["pace"])
         self._tracker.load_state_dict(state["tracker"])

@@ -13,18 +13,12 @@ from lrscope.linalg.lanczos import lanczos
 from lrscope.linalg.memory import ProductMemory
 from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise, working_dtype
 
-CREDIT = 15.0
-"""Extra products that a new tracker may spend at once: the matrix moves fastest at the beginning of training."""
 EXPLORE = 10
 """Updates between looks at the runner-up, which would otherwise rise unseen."""
 CAUTION = 4.0
 """Weight of the squared relative residual in the doubt: residual^2 / gap, for a gap of a quarter of the value."""
-MOST = 6
-"""Extra products in one update on a budget, at most."""
-MOST_FREE = 24
-"""The same without a budget, where updates may be far apart and each nearly a solve of its own."""
-
-
+MOST = 25
+"""Products in one update, at most: updates may be far apart and each nearly a solve of its own."""
 SKETCH = 2048
 """Numbers kept of a theta: enough for distances between recent ones to within a few percent."""
 
@@ -48,28 +42,23 @@ class EigenTracker:
 
     Each update (1) predicts the top eigenvector at the new theta from remembered products (:class:`ProductMemory`),
     (2) spends one product on it, (3) corrects the Rayleigh quotient by the predicted neighbours it is coupled to,
-    and (4) buys more products, combined by Rayleigh-Ritz, while its own doubt exceeds ``tol`` and the account allows.
-    The scarcer the credit, the larger the doubt must be.
+    and (4) buys more products, combined by Rayleigh-Ritz, while its own doubt exceeds ``tol``.
 
     Args:
         tol: Relative accuracy aimed at.
-        budget: Extra products per update, saved up when not needed; ``None``: as many as the accuracy asks for, up
-            to 24 in one update.
         memory: Products remembered; two vectors of length P each.
         seed: Of the first solve's start vector.
     """
 
-    def __init__(self, *, tol: float = 1e-2, budget: float | None = None, memory: int = 28, seed: int = 0) -> None:
+    def __init__(self, *, tol: float = 1e-2, memory: int = 28, seed: int = 0) -> None:
         self.tol = tol
-        self.budget = budget
         self.seed = seed
         self.memory = ProductMemory(memory, rank=min(10, memory))
-        self.credit = CREDIT
         self.time = 0
         self._signs: Tensor | None = None
 
-    def update(self, matvec: Matvec, theta: Tensor) -> EigenPairs:
-        """The largest eigenpair at theta, ``(P,)``.
+    def update(self, matvec: Matvec, theta: Tensor, *, most: int | None = None) -> EigenPairs:
+        """The largest eigenpair at theta, ``(P,)``, for at most ``most`` products (25; the first is a solve).
 
         The residual belongs to the vector and its Rayleigh quotient; the value is the corrected one and lies between
         the quotient and quotient + residual. ``converged`` says that the doubt is at most ``tol``: an
@@ -78,7 +67,6 @@ class EigenTracker:
         if not len(self.memory):
             return self._first(matvec, theta)
         self.time += 1
-        self.credit += self.budget or 0.0
         place = self._place(theta)
         C, T = self.memory.predict(place, self.time)
         x = self._leading(C, T)
@@ -88,10 +76,10 @@ class EigenTracker:
             return EigenPairs(nan, x[:, None] * torch.nan, nan, 1, False)
         rows = [self.memory.add(x, image, place, self.time)]  # this update's pairs, the best first
         now = self._estimate(rows[0], place)
-        most = MOST if self.budget is not None else min(MOST_FREE, self.memory.size - 2)
-        looked = self.budget is not None
-        while len(rows) <= most:
-            if now.doubt() > self._price():
+        most = min(MOST if most is None else most, self.memory.size - 1)
+        looked = False
+        while len(rows) < most:
+            if now.doubt() > self.tol:
                 wanted = now.better()
             elif len(rows) > 2 and not looked:
                 # The prediction was poor, so a rival may have been overlooked, too.
@@ -101,14 +89,12 @@ class EigenTracker:
             direction = orthonormalise(wanted, self.memory.vectors[rows])
             if direction is None:
                 break
-            self.credit -= 1
             rows.append(self.memory.add(direction, matvec(direction), place, self.time))
             self._ritz(rows)
             now = self._estimate(rows[0], place)
         num = len(rows)
         x = self.memory.vectors[rows[0]].clone()
-        if num == 1 and self.time % EXPLORE == 0 and (self.budget is None or self.credit > 1):
-            self.credit -= 1
+        if num == 1 and most > 1 and self.time % EXPLORE == 0:
             rival = orthonormalise(now.rival(), x[None])
             if rival is not None:
                 self.memory.add(rival, matvec(rival), place, self.time)
@@ -138,12 +124,6 @@ class EigenTracker:
         """Rotate this update's pairs into Ritz pairs, the largest first."""
         T = self.memory.cross[rows][:, rows]
         self.memory.rotate(rows, torch.linalg.eigh((T + T.T) / 2)[1].flip(1).T)
-
-    def _price(self) -> float:
-        """The doubt that is worth a product now."""
-        if self.budget is None:
-            return self.tol
-        return self.tol * max(1.0, 10 / self.credit) if self.credit >= 1 else float("inf")
 
     def _first(self, matvec: Matvec, theta: Tensor) -> EigenPairs:
         """A cold solve; its runners-up are remembered too."""
@@ -201,8 +181,8 @@ class EigenTracker:
         return _Estimate(value, quotient, residual, lambda: vector(Y[:, -1]), lambda: vector(Y[:, -2]))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict(), "credit": self.credit, "time": self.time}
+        return {"memory": self.memory.state_dict(), "time": self.time}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.memory.load_state_dict(state["memory"])
-        self.credit, self.time = state["credit"], state["time"]
+        self.time = state["time"]

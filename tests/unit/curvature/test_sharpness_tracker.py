@@ -42,23 +42,31 @@ def test_through_the_edge_of_stability_within_one_percent_nine_times_in_ten():
     assert not result.preconditioned
 
 
-def test_a_budget_is_kept():
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("budget", [0.1, 1.0, 3.0])
+def test_a_budget_is_kept_at_every_step(kind, budget):
     model, objective = problem()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.5 / sharpness(objective).value)
-    tracker = SharpnessTracker(objective, budget=0.1)
-    first = tracker.update().num_matvecs
-    for _ in range(100):
+    if kind == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.5 / sharpness(objective).value)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    tracker, spent = SharpnessTracker(objective, optimizer, budget=budget, method="difference"), 0.0
+    assert tracker.step() is not None
+    for steps in range(1, 80):
         step(objective, optimizer)
-        tracker.update()
-    assert tracker.num_matvecs <= first + 100 + 0.1 * 100 + 15
+        result = tracker.step()
+        if result is not None:
+            spent += 2 * result.num_matvecs + result.cost.gradients
+        assert spent <= budget * steps + 1e-9
+    assert spent > 0.5 * min(budget, 1.0) * steps  # and used: this run is at the edge of stability
 
 
 def test_adam_is_followed_preconditioned_with_or_without_the_gradient_at_hand():
     model, objective = problem()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     tracker, twin = (
-        SharpnessTracker(objective, optimizer, budget=None),
-        SharpnessTracker(objective, optimizer, budget=None),
+        SharpnessTracker(objective, optimizer),
+        SharpnessTracker(objective, optimizer),
     )
     for _ in range(12):
         result = tracker.update()
@@ -110,7 +118,7 @@ def test_other_batches_and_other_points_can_be_asked_for():
     _, objective = problem()
     (X, y) = objective.batches[0]
     half = [(X[:20], y[:20])]
-    tracker = SharpnessTracker(objective, budget=None)
+    tracker = SharpnessTracker(objective)
     tracker.update()
     expected = sharpness(Objective(objective.model, mse, half), 1.01 * objective.point(), tol=1e-6).value
     found = [tracker.update(1.01 * objective.point(), half).value for _ in range(4)][-1]
