@@ -1,4 +1,4 @@
-"""The stacked update rules against ``torch.optim``, which is the definition of each rule."""
+"""The stacked update rules against the torch optimizers that define them: torch's own, and GI-Adam and its family."""
 
 import pytest
 import torch
@@ -75,6 +75,14 @@ def start():
         "adam(weight_decay=0.1, betas=(0.8, 0.99))",
         "adamw",
         "adamw(weight_decay=0.2, betas=(0.0, 0.95), eps=1e-3)",
+        "giadam",
+        "giadam(weight_decay=0.1, betas=(0.8, 0.99))",
+        "giadamw",
+        "giadamw(weight_decay=0.2, betas=(0.0, 0.95), eps=1e-3)",
+        "riadam",
+        "riadam(seed=3, weight_decay=0.1)",
+        "radam",
+        "radam(betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)",
     ],
 )
 def test_two_hundred_steps_are_those_of_torch(text, name):
@@ -98,7 +106,7 @@ sgd = st.builds(
 )
 adam = st.builds(
     lambda name, b1, b2, eps, weight_decay: OptimizerSpec(name, betas=(b1, b2), eps=eps, weight_decay=weight_decay),
-    st.sampled_from(["adam", "adamw"]),
+    st.sampled_from(["adam", "adamw", "giadam", "giadamw", "riadam", "radam"]),
     st.floats(0, 0.95),
     st.floats(0.5, 0.999),
     st.sampled_from([1e-8, 1e-4, 0.1]),
@@ -112,7 +120,7 @@ def test_any_options_give_the_steps_of_torch(spec):
     torch.testing.assert_close(functional(spec, "bowl", 12), by_torch(spec, "bowl", 12), rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("text", ["sgd(nesterov=True)", "adamw"])
+@pytest.mark.parametrize("text", ["sgd(nesterov=True)", "adamw", "giadamw", "radam"])
 def test_in_single_precision_the_path_is_the_same_to_rounding(text):
     spec = OptimizerSpec.parse(text)
     close = {"rtol": 1e-4, "atol": 1e-5}
@@ -121,7 +129,7 @@ def test_in_single_precision_the_path_is_the_same_to_rounding(text):
     )
 
 
-@pytest.mark.parametrize("text", ["sgd", "sgd(momentum=0)", "adam"])
+@pytest.mark.parametrize("text", ["sgd", "sgd(momentum=0)", "adam", "giadam", "riadam"])
 def test_dropping_a_replica_leaves_the_others_on_their_path(text):
     spec = OptimizerSpec.parse(text)
     rule, theta = FunctionalOptimizer(spec), start()

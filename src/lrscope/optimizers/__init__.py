@@ -2,8 +2,19 @@
 
 from lrscope.optimizers.equivalent import EquivalentLR
 from lrscope.optimizers.functional import FunctionalOptimizer, FunctionalState
+from lrscope.optimizers.giadam import GIAdam, GIAdamW, RIAdam
 from lrscope.optimizers.lanes import group_rates
 from lrscope.optimizers.scheduled import ScheduledLR
 from lrscope.optimizers.spec import OptimizerSpec
 
-__all__ = ["EquivalentLR", "FunctionalOptimizer", "FunctionalState", "OptimizerSpec", "ScheduledLR", "group_rates"]
+__all__ = [
+    "EquivalentLR",
+    "FunctionalOptimizer",
+    "FunctionalState",
+    "GIAdam",
+    "GIAdamW",
+    "OptimizerSpec",
+    "RIAdam",
+    "ScheduledLR",
+    "group_rates",
+]

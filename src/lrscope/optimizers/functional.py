@@ -1,7 +1,7 @@
 """The update rules on N stacked parameter vectors at once, each replica with its own learning rate.
 
-The same arithmetic as ``torch.optim``, step by step; ``tests/reference`` holds the two equal. Shapes: theta and grad
-``(N, P)``, lr ``(N, 1)``.
+The same arithmetic as ``torch.optim`` and the optimizers of this room, step by step; ``tests/reference`` holds the
+two equal. Shapes: theta and grad ``(N, P)``, lr ``(N, 1)``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrscope.optimizers.giadam import normal
 from lrscope.optimizers.spec import OptimizerSpec
 
 
@@ -85,16 +86,42 @@ class FunctionalOptimizer:
         assert first is not None
         assert second is not None
         assert scratch is not None
-        if spec.weight_decay and spec.name == "adam":
-            grad.add_(theta, alpha=spec.weight_decay)
-        elif spec.weight_decay:
+        if spec.weight_decay and spec.name in ("adamw", "giadamw"):
             theta.mul_(1 - lr * spec.weight_decay)
+        elif spec.weight_decay:
+            grad.add_(theta, alpha=spec.weight_decay)
+        if state.step == 0:
+            self._start(grad, second)
         first.lerp_(grad, 1 - beta1)
         second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         # m / c1 / (sqrt(v) / c2 + eps) with c1 = 1 - beta1^t, c2 = sqrt(1 - beta2^t), the constants moved out
         # of the (N, P) kernels.
         c1 = 1 - beta1 ** (state.step + 1)
         c2 = math.sqrt(1 - beta2 ** (state.step + 1))
-        torch.sqrt(second, out=scratch).add_(spec.eps * c2)
+        eps, factor = spec.eps * c2, c2
+        if spec.name == "radam":  # adds eps before the correction, and corrects by less while v is uncertain
+            eps, factor = spec.eps, c2 * _rectification(beta2, state.step + 1)
+            if factor == 0:
+                theta.addcmul_(first, lr * (-1 / c1))
+                return
+        torch.sqrt(second, out=scratch).add_(eps)
         torch.div(first, scratch, out=scratch)
-        theta.addcmul_(scratch, lr * (-c2 / c1))
+        theta.addcmul_(scratch, lr * (-factor / c1))
+
+    def _start(self, grad: Tensor, second: Tensor) -> None:
+        """The second moment before the first update, in place; it is 0 where the rule is Adam's."""
+        if self.spec.name in ("giadam", "giadamw"):
+            torch.mul(grad, grad, out=second)
+        elif self.spec.name == "riadam":  # one draw for all replicas, each scaled to its own gradient
+            draw = normal(grad.shape[1], self.spec.seed).to(grad.device)
+            scale = grad.double().norm(dim=1, keepdim=True) / draw.norm()
+            second.copy_((draw * scale).square_())
+
+
+def _rectification(beta2: float, step: int) -> float:
+    """RAdam's factor on the learning rate; 0 while the second moment is too uncertain to divide by."""
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / (1 - beta2**step)
+    if length <= 5:
+        return 0.0
+    return math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))

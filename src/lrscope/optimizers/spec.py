@@ -12,13 +12,28 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-Rule = Literal["sgd", "adam", "adamw"]
+from lrscope.optimizers.giadam import GIAdam, GIAdamW, RIAdam
+
+Rule = Literal["sgd", "adam", "adamw", "giadam", "giadamw", "riadam", "radam"]
 
 # The options of each rule and their defaults: torch's own, but for SGD's momentum (see OptimizerSpec).
 _OPTIONS: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0},
     "adam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
     "adamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
+    "giadam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+    "giadamw": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
+    "riadam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "seed": 0},
+    "radam": {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+}
+_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "giadam": GIAdam,
+    "giadamw": GIAdamW,
+    "riadam": RIAdam,
+    "radam": torch.optim.RAdam,
 }
 _REFUSED = {
     "lr": "the learning rate comes from the schedule, not from the optimizer; remove it",
@@ -30,16 +45,19 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """One of the update rules that exist both as a ``torch.optim`` class and for batched replicas.
+    """One of the update rules that exist both as a torch optimizer and for batched replicas.
 
     **"sgd" means momentum 0.9 here**, the field's habit, where ``torch.optim.SGD`` has 0; the printed form always
     shows it. Plain gradient descent is ``"sgd(momentum=0)"``. Every other default is torch's.
 
     Args:
-        name: ``"sgd"``, ``"adam"`` (weight decay added to the gradient) or ``"adamw"`` (decoupled).
+        name: ``"sgd"``, ``"adam"`` (weight decay added to the gradient) or ``"adamw"`` (decoupled); ``"giadam"``,
+            ``"giadamw"`` and ``"riadam"``, the classes of this room, which start Adam's second moment at the first
+            gradient; ``"radam"``, rectified Adam, which warms up by itself in another way.
         momentum, dampening, nesterov: SGD only; as in ``torch.optim.SGD``.
-        betas, eps: Adam and AdamW only.
-        weight_decay: 0 for SGD and Adam, 0.01 for AdamW, unless given.
+        betas, eps: All but SGD.
+        weight_decay: 0.01 for AdamW and GI-AdamW, 0 for the others, unless given.
+        seed: RI-Adam only; decides its random second moment.
 
     Raises:
         ValueError: An unknown rule, an option the rule does not have, or a value outside its range.
@@ -58,6 +76,7 @@ class OptimizerSpec:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = None  # pyright: ignore[reportAssignmentType]  (the rule's own default, filled in below)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         options = _OPTIONS.get(self.name) if isinstance(self.name, str) else None
@@ -73,6 +92,8 @@ class OptimizerSpec:
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
             raise ValueError(f"{self.name}(betas=): expected two numbers in [0, 1), got {self.betas!r}")
         put(self, "betas", tuple(self._number("betas", b, below_one=True) for b in self.betas))
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
+            raise ValueError(f"{self.name}(seed=): expected an integer of 0 or more, got {self.seed!r}")
         if not isinstance(self.nesterov, bool):
             raise ValueError(f"{self.name}(nesterov=): expected True or False, got {self.nesterov!r}")
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
@@ -131,9 +152,9 @@ class OptimizerSpec:
         return {"name": self.name} | {k: _plain(getattr(self, k)) for k in _OPTIONS[self.name]}
 
     def build(self, params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-        """The ``torch.optim`` optimizer of this rule over ``params``, starting at ``lr``."""
-        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.name]
-        return kind(params, lr=lr, **{k: getattr(self, k) for k in _OPTIONS[self.name]})
+        """The torch optimizer of this rule over ``params``, starting at ``lr``."""
+        options: dict[str, Any] = {k: getattr(self, k) for k in _OPTIONS[self.name]}
+        return _CLASSES[self.name](params, lr=lr, **options)  # type: ignore[call-arg]
 
     @property
     def default_lr(self) -> float:
@@ -151,7 +172,7 @@ class OptimizerSpec:
         return f"{self.name}({inner})" if inner else self.name
 
 
-_SHARED = {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "betas": (0.9, 0.999), "eps": 1e-8}
+_SHARED = {"momentum": 0.9, "dampening": 0.0, "nesterov": False, "betas": (0.9, 0.999), "eps": 1e-8, "seed": 0}
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -1,11 +1,23 @@
 import json
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrscope.optimizers import OptimizerSpec
+from lrscope.optimizers import GIAdam, GIAdamW, OptimizerSpec, RIAdam
+from lrscope.optimizers.spec import Rule
+
+CLASSES = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "giadam": GIAdam,
+    "giadamw": GIAdamW,
+    "riadam": RIAdam,
+    "radam": torch.optim.RAdam,
+}
 
 
 def test_sgd_means_momentum_and_says_so():
@@ -24,7 +36,7 @@ def test_text_dict_and_fields_say_the_same():
 
 
 @given(
-    st.sampled_from(["sgd", "adam", "adamw"]).flatmap(
+    st.sampled_from(get_args(Rule)).flatmap(
         lambda name: st.builds(OptimizerSpec, name=st.just(name), weight_decay=st.floats(0, 1))
     )
 )
@@ -32,12 +44,12 @@ def test_a_spec_survives_json(spec):
     assert OptimizerSpec.from_spec(json.loads(json.dumps(spec.to_spec()))) == spec
 
 
-@pytest.mark.parametrize(("name", "decay"), [("sgd", 0.0), ("adam", 0.0), ("adamw", 0.01)])
+@pytest.mark.parametrize(("name", "decay"), [(name, 0.01 if name.endswith("w") else 0.0) for name in CLASSES])
 def test_defaults_are_those_of_torch_but_for_momentum(name, decay):
     spec = OptimizerSpec.parse(name)
     built = spec.build([torch.nn.Parameter(torch.ones(2))], lr=0.25)
     plain = type(built)([torch.nn.Parameter(torch.ones(2))])
-    assert type(built) is {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    assert type(built) is CLASSES[name]
     assert built.param_groups[0]["lr"] == 0.25
     assert spec.weight_decay == decay
     assert spec.default_lr == plain.defaults["lr"]
@@ -49,13 +61,16 @@ def test_defaults_are_those_of_torch_but_for_momentum(name, decay):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("adamm", r"'adamm' is not known; choose one of sgd, adam, adamw; did you mean 'adam'\?"),
+        ("adamm", r"'adamm' is not known; choose one of sgd, adam, adamw, giadam.*; did you mean 'adam'\?"),
         ("adamw(weight_decy=0.1)", r"did you mean 'weight_decay'\?"),
         ("sgd(betas=(0.9, 0.99))", r"sgd\(betas=\): no such option; sgd has momentum"),
         ("sgd(lr=0.1)", "comes from the schedule"),
         ("adam(amsgrad=True)", "AMSGrad"),
         ("adam(betas=(0.9, 1.0))", r"a number in \[0, 1\), got 1.0"),
         ("adam(betas=0.9)", "expected two numbers"),
+        ("giadam(seed=1)", r"giadam\(seed=\): no such option; giadam has betas"),
+        ("riadam(seed=-1)", r"riadam\(seed=\): expected an integer of 0 or more, got -1"),
+        ("radam(momentum=0.5)", r"radam\(momentum=\): no such option"),
         ("sgd(momentum=-1)", r"sgd\(momentum=\): expected a finite number of at least 0, got -1"),
         ("sgd(momentum='much')", "got 'much'"),
         ("sgd(nesterov=1)", "expected True or False"),
