@@ -23,7 +23,7 @@ TaskName = Annotated[
     Parameter(help="Built-in name (digits, topics, cifar10, cifar100, text), file.py:function or module:function."),
 ]
 Optimizer = Annotated[
-    str, Parameter(help="sgd (momentum 0.9), adam, adamw; options as in 'adamw(weight_decay=0.1)'.")
+    str, Parameter(help="sgd (momentum 0.9), adam(w), giadam(w), radam; options as in 'adamw(weight_decay=0.1)'.")
 ]
 Steps = Annotated[int | None, Parameter(help="Optimizer updates of the full run; default: the task's own.")]
 Seed = Annotated[

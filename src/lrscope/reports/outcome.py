@@ -147,7 +147,7 @@ def readings(run: Run, column: str) -> tuple[np.ndarray, np.ndarray]:
 def adaptive(run: Run) -> bool:
     found = run.config.get("optimizer")
     name = found.get("name") if isinstance(found, Mapping) else found
-    return str(name).lower() in ("adam", "adamw")
+    return str(name).lower().rstrip("w").endswith("adam")
 
 
 def relative(value: float, reference: float) -> float | None:

@@ -10,9 +10,17 @@ from lrscope.records import Plan
 from lrscope.reports.story import Story
 
 # torch's own defaults, left out of what is printed; SGD's momentum always shows, as torch and lrscope differ there
-_DEFAULTS = {"dampening": 0.0, "nesterov": False, "betas": [0.9, 0.999], "eps": 1e-8}
-_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 0.01}
-_CLASS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+_DEFAULTS = {"dampening": 0.0, "nesterov": False, "betas": [0.9, 0.999], "eps": 1e-8, "seed": 0}
+_CLASS = {
+    "sgd": "torch.optim.SGD",
+    "adam": "torch.optim.Adam",
+    "adamw": "torch.optim.AdamW",
+    "giadam": "lrs.optimizers.GIAdam",
+    "giadamw": "lrs.optimizers.GIAdamW",
+    "riadam": "lrs.optimizers.RIAdam",
+    "radam": "torch.optim.RAdam",
+}
+_DECAY = {name: 0.01 if name.endswith("w") else 0.0 for name in _CLASS}
 
 
 def optimizer_text(story: Story) -> str | None:
@@ -36,8 +44,9 @@ def python_snippet(plan: Plan) -> str:
     """The base learning rate is 1 because the schedule holds absolute learning rates."""
     kind = str(plan.optimizer.get("name", ""))
     options = "".join(f", {option}" for option in _options(plan.optimizer))
-    build = f"torch.optim.{_CLASS[kind]}" if kind in _CLASS else kind or "YourOptimizer"
-    imports = "import torch\n\nimport lrscope as lrs\n\n" if kind in _CLASS else "import lrscope as lrs\n\n"
+    build = _CLASS.get(kind, kind or "YourOptimizer")
+    imports = "import torch\n\n" if build.startswith("torch.") else ""
+    imports += "import lrscope as lrs\n\n"
     return (
         f"{imports}"
         f"schedule = lrs.schedules.parse(\n    {_quoted(plan.schedule_text)},\n    horizon={plan.steps},\n)\n"
