@@ -64,7 +64,7 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
               v_t = \beta_2 v_{t-1} + (1 - \beta_2) g^2
 
     v_t already contains the current gradient, and a fresh optimizer (t = 1) works; where v starts at the squared
-    gradient (GI-Adam) it is read from the state like any other. The factor
+    gradient (GI-Adam) a fresh one is read as its first step will make it. The factor
     :math:`1 - \beta_1^t` undoes Adam's correction of its momentum, so that the same threshold holds at every late t.
 
     Groups whose learning rates differ are absorbed: their part of P is multiplied by lr_0 / lr_g, with lr_0 the
@@ -101,20 +101,24 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
         if gradient.shape != (objective.size,):
             raise ValueError(f"gradient: expected shape ({objective.size},), got {tuple(gradient.shape)}")
         grads = objective.layout.unflatten(gradient)
-    for name in objective.layout.names:
-        p, group = params[name], groups[name]
-        value = whole(p.detach())
-        if rule is None:
-            P = torch.ones_like(value)
-        else:
-            # Sharded parameters have sharded states; theta and P are whole.
-            state = {k: whole(v) if isinstance(v, Tensor) else v for k, v in optimizer.state.get(p, {}).items()}
-            g = grads[name]
+        for name, g in grads.items():
+            group = groups[name]
             if group["weight_decay"] and not group.get(
                 "decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)
             ):
-                g = g + group["weight_decay"] * value
-            P = rule(state, group, g)
+                grads[name] = g + group["weight_decay"] * whole(params[name].detach())
+    fresh = [name for name in grads if not optimizer.state.get(params[name])]
+    # GI-Adam and its kin start v when they get their first gradient, which is this one.
+    start = getattr(optimizer, "initial_second_moments", None)
+    started = dict(zip(fresh, start([grads[name] for name in fresh]), strict=True)) if start and fresh else {}
+    for name in objective.layout.names:
+        p, group = params[name], groups[name]
+        if rule is None:
+            P = torch.ones_like(whole(p.detach()))
+        else:
+            # Sharded parameters have sharded states; theta and P are whole.
+            state = {k: whole(v) if isinstance(v, Tensor) else v for k, v in optimizer.state.get(p, {}).items()}
+            P = rule({"exp_avg_sq": started[name]} if name in started else state, group, grads[name])
         rate = relative[id(group)]
         if rate != 1:
             P = P / rate if rate > 0 else torch.full_like(P, float("inf"))
