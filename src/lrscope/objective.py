@@ -193,7 +193,8 @@ class Objective:
         counts = [count(batch) for batch in self.batches]
         if min(counts) <= 0:
             raise TaskError(f"batches: batch {counts.index(min(counts))} holds {min(counts)} examples")
-        self.weights: tuple[float, ...] = tuple(n / self._total(counts) for n in counts)
+        total = self._total(counts)
+        self.weights: tuple[float, ...] = tuple(n / total for n in counts)
         self.family = Family()
         self._backward_only = False
         self.spent = Cost()
@@ -213,7 +214,12 @@ class Objective:
         return self.layout.point(self.model)
 
     def each(self) -> Iterator[Objective]:
-        """One objective per batch, over the same model."""
+        """One objective per batch, over the same model; in several processes, one per batch of each of them.
+
+        Raises:
+            TaskError: The processes hold different numbers of batches.
+        """
+        self._require_same_number(len(self.batches))
         for batch in self.batches:
             yield self.on([batch])
 
@@ -372,13 +378,17 @@ class Objective:
         """Examples of all processes."""
         if self.ranks.size == 1:
             return sum(counts)
-        total, number = self.ranks.add(float(sum(counts)), self._device), self.ranks.add(len(counts), self._device)
-        if self.sharded and number != len(counts) * self.ranks.size:
+        if self.sharded:  # it is gathered for each batch by all processes together
+            self._require_same_number(len(counts))
+        return self.ranks.add(float(sum(counts)), self._device)
+
+    def _require_same_number(self, number: int) -> None:
+        total, squares = self.ranks.add(number, self._device), self.ranks.add(number**2, self._device)
+        if squares * self.ranks.size != total**2:  # the same verdict on each process, so that none waits for another
             raise TaskError(
-                f"batches: {len(counts)} on this process, but {number:g} on all {self.ranks.size}; a sharded model "
-                "is gathered for each batch by all processes together, so give each of them the same number"
+                f"batches: {number} on this process, but {total:g} on all {self.ranks.size}; the processes go through "
+                "them together here, so give each of them the same number"
             )
-        return total
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:

@@ -1,12 +1,6 @@
 """Products of a model on two processes equal those of one process with all batches, on each of them."""
 
-import contextlib
 import copy
-import json
-import multiprocessing
-import os
-import socket
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,48 +10,11 @@ import fingerprints
 from lrscope import Objective, SharpnessTracker, sharpness
 from lrscope.curvature import DifferenceHessian, ExactHessian, ForwardHessian, GaussNewton, block, choose
 from lrscope.errors import TaskError
+from processes import in_two_processes
 
 METHODS = {"exact": ExactHessian, "forward": ForwardHessian, "difference": DifferenceHessian}
 WRAPPINGS = ("DDP", "compiled DDP", "FSDP2", "FSDP2, gathered after forward", "FSDP2, mixed precision")
 KINDS = ("mlp", "gpt", "checkpointed")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def as_rank(rank, port, target, folder):
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    with open(Path(folder, f"err{rank}"), "w", buffering=1) as err, contextlib.redirect_stderr(err):
-        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-        try:
-            result = target(rank)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            err.flush()
-            os._exit(1)  # the other process waits for this one otherwise
-        Path(folder, f"rank{rank}.json").write_text(json.dumps(result))
-        torch.distributed.destroy_process_group()
-
-
-def in_two_processes(target, folder):
-    """What ``target(rank)`` returns in each of two processes joined by gloo."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch.distributed.fsdp", "lrscope"])
-    port = free_port()
-    ranks = [processes.Process(target=as_rank, args=(rank, port, target, str(folder))) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-    errors = "".join(Path(folder, f"err{rank}").read_text() for rank in range(2))
-    assert [process.exitcode for process in ranks] == [0, 0], errors
-    return [json.loads(Path(folder, f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
 def build(kind):

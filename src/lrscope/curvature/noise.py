@@ -61,6 +61,7 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None, *, c
 
     Args:
         objective: Its batches should be random draws from the data; many small ones tell more than few large ones.
+            In several processes the batches of one turn count as one.
         theta: Where, ``(P,)``; the model's current parameters by default.
         complete: The batches are all the data there are, so that :math:`\bar g` itself is the true gradient. Late in
             training on few data it is so small that beyond these data it could not be told from zero.
@@ -93,15 +94,13 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None, *, c
     num = min(GROUPS, len(batches))
     sums: list[Tensor] = [torch.zeros_like(theta) for _ in range(num)]  # of n_b g_b
     squares, examples, sizes = [0.0] * num, [0.0] * num, [0] * num  # of n_b |g_b|^2, n_b, 1
-    with objective.undisturbed(), torch.enable_grad():
-        for i, batch in enumerate(batches):
-            leaf, n, j = theta.clone().requires_grad_(), objective.count(batch), i % num
-            # The model stays at theta in the backward pass, too, where checkpointing runs parts of it again.
-            (g,) = objective.at(leaf, lambda: torch.autograd.grad(objective.batch_loss(leaf, batch), leaf))  # noqa: B023
-            sums[j] += n * g
-            squares[j] += n * float(g.double().square().sum())
-            examples[j] += n
-            sizes[j] += 1
+    for i, part in enumerate(objective.each()):
+        g, j = part.grad(theta), i % num
+        n = objective.count(part.batches[0]) / part.weights[0]  # of all processes
+        sums[j] += n * g
+        squares[j] += n * float(g.double().square().sum())
+        examples[j] += n
+        sizes[j] += 1
     objective.spent = spent + Cost(gradients=1)
     if not all(map(math.isfinite, squares)):
         raise MeasurementError("the gradient of a batch is not finite at theta, so its noise cannot be measured")

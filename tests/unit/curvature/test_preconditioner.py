@@ -41,6 +41,18 @@ def test_adam_matches_the_formula_with_the_current_gradient_inside(kind, steps):
     torch.testing.assert_close(preconditioner(optimizer, objective), expected)
 
 
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_the_step_rmsprop_takes_is_the_preconditioned_one(centered, steps):
+    model, objective = small()
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, centered=centered, weight_decay=0.1, eps=1e-4)
+    train(model, objective, optimizer, steps)
+    before, P = objective.point(), preconditioner(optimizer, objective)
+    g = objective.grad(before) + 0.1 * before
+    train(model, objective, optimizer, 1)
+    torch.testing.assert_close(objective.point() - before, -1e-3 * g / P, rtol=1e-6, atol=1e-12)
+
+
 def test_the_step_adam_takes_is_the_preconditioned_one():
     """On the first step m = (1 - beta1) g, so the update is lr (1 - beta1) g / P."""
     model, objective = small()
@@ -185,6 +197,22 @@ def test_adams_late_threshold_with_a_frozen_preconditioner():
     threshold = stability_threshold(make([nn.Parameter(torch.ones(()))], 1.0))
     assert threshold == pytest.approx(38)
     assert edge(make, 1.0, 100.0) == pytest.approx(threshold, rel=0.01)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprops_thresholds_with_a_frozen_preconditioner(momentum):
+    def make(params, lr):
+        optimizer = torch.optim.RMSprop(params, lr=lr, alpha=1.0, eps=0.0, momentum=momentum)
+        (x,) = params
+        zero = torch.zeros_like(x)
+        optimizer.state[x] = {"step": torch.tensor(0.0), "square_avg": zero + 4, "momentum_buffer": zero.clone()}
+        return optimizer
+
+    for step, expected in (("first", 2.0), ("late", 2 + 2 * momentum)):
+        threshold = stability_threshold(make([nn.Parameter(torch.ones(()))], 1.0), step)
+        assert threshold == pytest.approx(expected)
+        # P = 2, so curvature 1 is 1/2 preconditioned
+        assert edge(make, 0.1, 20.0, first=step == "first") / 2 == pytest.approx(threshold, rel=0.01)
 
 
 def test_headroom_is_the_share_of_the_stable_range_in_use():

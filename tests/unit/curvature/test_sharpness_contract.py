@@ -10,7 +10,16 @@ import torch
 from torch import nn
 
 from lrscope import Objective, SharpnessTracker, sharpness
-from lrscope.curvature import DifferenceHessian, ExactHessian, choose
+from lrscope.curvature import (
+    DifferenceHessian,
+    EigenResult,
+    ExactHessian,
+    GaussNewton,
+    Preconditioned,
+    choose,
+    preconditioned_sharpness,
+    preconditioner,
+)
 from lrscope.errors import LrscopeWarning, MeasurementError
 
 
@@ -236,3 +245,46 @@ def test_the_operator_takes_vectors_and_matrices_and_refuses_others(operator):
     assert not (H @ torch.zeros(objective.size, dtype=torch.float64)).any()
     with pytest.raises(ValueError, match="v: expected"):
         H @ torch.zeros(3)
+
+
+def test_any_operator_has_a_sharpness():
+    objective = problem()
+    G = GaussNewton(objective)
+    found = sharpness(G, tol=1e-6, count=2)
+    expected = torch.linalg.eigvalsh(G.dense()).flip(0)[:2]
+    torch.testing.assert_close(found.values, expected)
+    assert found.batches == "12 examples in 1 batch, train mode"
+    H = ExactHessian(objective, objective.point())
+    torch.testing.assert_close(sharpness(2 * H + G, tol=1e-6).values, sharpness(G + H + H, tol=1e-6).values)
+    with pytest.raises(ValueError, match="an operator comes with its own point"):
+        sharpness(G, objective.point())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
+def test_preconditioned_sharpness_is_what_the_coming_step_feels(kind):
+    objective = problem()
+    optimizer = kind(objective.model.parameters(), lr=1e-3)
+    spent = objective.spent
+    found = preconditioned_sharpness(objective, optimizer, tol=1e-6)
+    P = preconditioner(optimizer, objective)
+    H = ExactHessian(objective, objective.point())
+    torch.testing.assert_close(found.values, torch.linalg.eigvalsh(Preconditioned(H, P).dense())[-1:])
+    assert found.cost.gradients == (objective.spent - spent).gradients - (kind is not torch.optim.SGD)
+
+
+def test_a_cold_start_tells_the_chance_of_having_missed_a_larger_one():
+    objective = problem()
+    cold = sharpness(objective)
+    assert 0 <= cold.risk <= 1e-3
+    warm = sharpness(objective, start=cold.vectors)
+    assert warm.risk != warm.risk  # a start that someone chose has no probability
+
+
+def test_the_result_is_a_measurement_like_all_others():
+    found = sharpness(problem(), count=3)
+    table = found.to_frame()
+    assert table["values"] == found.values.tolist()
+    assert "vectors" not in found.to_dict()
+    ax = found.plot()
+    assert ax.get_ylabel() == "eigenvalue"
+    assert isinstance(found, EigenResult)
