@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrscope.errors import MeasurementError
 from lrscope.objective import Objective
 from lrscope.optimizers import group_rates
+from lrscope.optimizers.announce import announce
 from lrscope.records import Logger, Run, RunWriter
 from lrscope.records.run import Status
-from lrscope.stability.catapult import find_catapults
-from lrscope.stability.probes import StabilityGauge
+from lrscope.stability.gauge import BUDGET, Every, StabilityGauge
+from lrscope.stability.summary import summary
 
 
 class Watch:
     """Reports loss, learning rate, sharpness and headroom of a training loop that lrscope does not run.
 
     Call :meth:`step` once per optimizer update, after the update. Nothing of the model, the optimizer or the
-    random state changes. Leaving the ``with`` block, or :meth:`close`, writes how it ended; the record of a loop
-    that was cut off reads as interrupted.
+    random state changes. Leaving the ``with`` block, or :meth:`close`, writes how it ended and prints what was seen,
+    in one sentence; the record of a loop that was cut off reads as interrupted.
 
     Args:
         objective: The loss to measure, over the live model. A fixed batch or two is enough.
         optimizer: The live optimizer.
-        every: Updates between sharpness readings (about two gradients of the objective each).
+        every: Updates between sharpness readings (about two gradients of the objective each, one more for Adam), or
+            ``"auto"``: at the pace that the readings themselves ask for.
+        budget: With ``"auto"``, gradients of the objective per update that readings may cost, on average; ``None``:
+            no limit.
+        alarm: Readings in a row with headroom above 1 after which to warn; ``None``: never. A warning and an event
+            of the record say since when, how far and what to do.
+        cap: Headroom that the learning rate is kept at; ``None``: the learning rate is left alone. Schedulers, logs
+            and checkpoints see the schedule's own rate; see :class:`~lrscope.stability.cap.Cap`. The first reading is
+            then made here, before the first update. ``lr_used`` is the rate of the coming update where it is lowered.
         out: Directory for ``runs/planned.jsonl``, which ``lrscope report`` reads; ``None`` keeps rows in memory.
+        resume: Continue the record in ``out``, if there is one; :meth:`load_state_dict` then says where.
         on_reading: Called with the row of every reading.
         loggers: Also get every row, as it comes; see :mod:`lrscope.adapters.loggers`.
 
     Raises:
         TypeError: ``objective`` or ``optimizer`` is something else.
-        ValueError: ``every`` is out of range, or ``out`` holds a record already.
-        MeasurementError: The optimizer does not hold every trainable parameter of the objective.
+        ValueError: A number is out of range, or ``out`` holds a record already.
+        MeasurementError: The optimizer does not hold every trainable parameter of the objective; or an alarm or a
+            cap for an optimizer whose threshold is not known.
 
     Example:
-        >>> with Watch(Objective(model, loss_fn, [batch]), optimizer, every=50) as watch:  # doctest: +SKIP
+        >>> with Watch(Objective(model, loss_fn, [batch]), optimizer, every="auto") as watch:  # doctest: +SKIP
         ...     for batch in loader:
         ...         loss = training_step(batch)
         ...         watch.step(loss)
-        >>> print(watch)                                                                   # doctest: +SKIP
+        lrscope: watched 1,000 updates: the learning rate 0.05 now uses 83% of what curvature allows (0.06); ...
     """
 
     def __init__(
@@ -52,27 +64,41 @@ class Watch:
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         *,
-        every: int = 50,
+        every: Every = 50,
+        budget: float | None = BUDGET,
+        alarm: int | None = None,
+        cap: float | None = None,
         out: Path | str | None = None,
+        resume: bool = False,
         on_reading: Callable[[dict[str, float]], None] | None = None,
         loggers: Sequence[Logger] = (),
     ) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every: expected a positive number of updates, got {every!r}")
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        self.every, self.on_reading = every, on_reading
-        self._gauge, self._optimizer = StabilityGauge(objective, optimizer), optimizer
+        self.every: Every = every
+        self.on_reading = on_reading
+        self._gauge = StabilityGauge(objective, optimizer, every=every, budget=budget, alarm=alarm, cap=cap)
+        self._optimizer = self._gauge.optimizer
         lines = None if out is None else Path(out) / "runs" / "planned.jsonl"
+        append = False
         if lines is not None:
-            if lines.exists():
-                raise ValueError(f"out: {lines} holds an earlier record already; give another directory")
+            append = resume and lines.exists()
+            if lines.exists() and not resume:
+                raise ValueError(
+                    f"out: {lines} holds an earlier record already; give another directory, or resume=True and the "
+                    "state of the watch that wrote it"
+                )
             lines.parent.mkdir(parents=True, exist_ok=True)
         config = {"optimizer": type(optimizer).__name__, "every": every}
-        self._writer = RunWriter(lines, "watched", config, loggers=loggers)
+        self._writer = RunWriter(lines, "watched", config, append=append, loggers=loggers)
+        self._lost = append  # where it goes on, until the state says
         self._status: Status = "finished"
         self._closed = False
+        self._seconds = [0.0, 0.0]  # of readings; of everything since the first update
+        self._began = time.monotonic()
         self.steps = 0
+        if cap is not None and not append:
+            self._measure(now=True)
 
     def step(self, loss: float | Tensor | None = None) -> dict[str, float] | None:
         """Note one finished update; returns the row of a reading when one was due, else ``None``.
@@ -82,10 +108,15 @@ class Watch:
                 can afford. The first one that is not finite ends the readings: the run has diverged.
 
         Raises:
-            ValueError: The watch was closed.
+            ValueError: The watch was closed, or continues a record and was not told where.
         """
         if self._closed:
             raise ValueError("Watch.step: this watch was closed and its record has its end; make a new one")
+        if self._lost:
+            raise ValueError(
+                "Watch.step: resume=True continues a record, but not from where; first load_state_dict() what "
+                "state_dict() gave beside the model's checkpoint, or give another directory"
+            )
         row: dict[str, float] = {"lr": float(self._optimizer.param_groups[0]["lr"]), **group_rates(self._optimizer)}
         if loss is not None:
             value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
@@ -94,20 +125,28 @@ class Watch:
             elif self._status != "diverged":
                 self._status = "diverged"
                 self._writer.event(self.steps, "diverged")
-        due = self.steps % self.every == 0
-        if due and self._status != "diverged":
-            try:
-                reading = self._gauge.read(row["lr"], first=False)
-                row |= {k: v for k, v in reading.items() if v is not None and math.isfinite(v)}
-            except MeasurementError as error:  # a finding, and no reason to stop a training loop
-                self._writer.event(self.steps, "sharpness not measured", reason=str(error))
+        reading = None if self._status == "diverged" else self._measure()
+        row |= {k: v for k, v in (reading or {}).items() if v is not None and math.isfinite(v)}
+        if self._gauge.lr_used is not None:
+            row["lr_used"] = self._gauge.lr_used
         self._writer.row(self.steps, **row)
         self.steps += 1
-        if due:
-            self._writer.flush()
-        if due and self.on_reading is not None:
+        if reading is None:
+            return None
+        self._writer.flush()
+        if self.on_reading is not None:
             self.on_reading(row)
-        return row if due else None
+        return row
+
+    def _measure(self, *, now: bool = False) -> dict[str, float | None] | None:
+        began = time.monotonic()
+        row = self._gauge.step(self.steps, self._event, now=now)
+        if row is not None:
+            self._seconds[0] += time.monotonic() - began
+        return row
+
+    def _event(self, kind: str, **detail: Any) -> None:
+        self._writer.event(self.steps, kind, **detail)
 
     def run(self) -> Run:
         """What was seen so far, as a record."""
@@ -122,10 +161,31 @@ class Watch:
         )
 
     def close(self) -> None:
-        """Write the end of the record, ``finished`` or ``diverged``; a second call does nothing."""
+        """Write the end of the record, ``finished`` or ``diverged``, and print the watch; a second call does nothing.
+
+        A cap lets go of the optimizer.
+        """
         if not self._closed:
             self._closed = True
+            self._gauge.close()
             self._writer.end(self._status, self._gauge.cost)
+            announce(f"lrscope: {self}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and strings, to be saved beside the model's checkpoint."""
+        return {"steps": self.steps, "diverged": self._status == "diverged", "gauge": self._gauge.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as if never interrupted; rows of the record that came after the state are forgotten.
+
+        Raises:
+            MeasurementError: The state belongs to another model.
+        """
+        self._gauge.load_state_dict(state["gauge"])
+        self.steps = state["steps"]
+        self._status = "diverged" if state["diverged"] else "finished"
+        self._lost = False
+        self._writer.event(self.steps, "resumed")
 
     def __enter__(self) -> Watch:
         return self
@@ -139,16 +199,6 @@ class Watch:
         self.close()
 
     def __str__(self) -> str:
-        run = self.run()
-        if "headroom" not in run.columns:
-            return f"watched {self.steps} updates; no headroom reading yet"
-        steps, use = run["headroom"]
-        text = (
-            f"watched {self.steps} updates: the learning rate now uses {use[-1]:.0%} of what curvature allows "
-            f"(at most {use.max():.0%}, at step {steps[use.argmax()]})"
-        )
-        catapults = find_catapults(run)
-        if catapults:
-            worst = max(catapults, key=lambda c: c.ratio)
-            text += f"; {len(catapults)} catapults, the largest x{worst.ratio:.2g} at step {worst.peak}"
-        return text
+        total = time.monotonic() - self._began
+        share = self._seconds[0] / total if total > 0 else math.nan
+        return f"watched {self.steps:,} updates: {summary(self.run(), self._gauge, share)}"
