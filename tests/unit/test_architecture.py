@@ -21,6 +21,7 @@ ENTERS = {
     "optimizers": {"errors", "params", "schedules"},
     "tasks": {"errors", "isolation", "objective", "params", "records"},
     "curvature": {"errors", "isolation", "linalg", "objective", "params", "records", "wrapping"},
+    "solvable": {"errors", "linalg", "params", "records"},
     "training": {"errors", "isolation", "objective", "optimizers", "params", "records", "schedules", "tasks"},
     "stability": {"curvature", "errors", "objective", "optimizers", "params", "records", "tasks", "training"},
     "planning": {"errors", "optimizers", "records", "schedules", "stability", "tasks", "training"},
