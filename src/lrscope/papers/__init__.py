@@ -1,0 +1,1 @@
+"""One module per paper: its set-ups at small scale, and functions that measure what it claims."""
