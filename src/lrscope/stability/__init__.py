@@ -5,6 +5,7 @@ from lrscope.stability.alarm import Alarm
 from lrscope.stability.cap import Cap
 from lrscope.stability.catapult import Catapult, find_catapults
 from lrscope.stability.critical import critical_lr
+from lrscope.stability.critical_sharpness import CriticalSharpness, critical_sharpness
 from lrscope.stability.equivalent import equivalent_lr
 from lrscope.stability.gauge import StabilityGauge
 from lrscope.stability.invariance import GroupInvariance, ScaleInvariance, scale_invariance
@@ -16,12 +17,14 @@ __all__ = [
     "Cap",
     "Catapult",
     "CriticalLR",
+    "CriticalSharpness",
     "GroupInvariance",
     "ScaleInvariance",
     "SharpnessProbe",
     "StabilityGauge",
     "Watch",
     "critical_lr",
+    "critical_sharpness",
     "equivalent_lr",
     "find_catapults",
     "scale_invariance",
