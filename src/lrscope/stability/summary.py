@@ -53,6 +53,4 @@ def _standing(run: Run) -> str:
     else:
         text = f"the learning rate {lr:.3g} now uses {now:.0%} of what curvature allows ({stable:.3g})"
     text += f"; at most {use.max():.0%}, at step {steps[use.argmax()]}"
-    return text + (
-        f", and more than it at {over} of {len(use)} readings" if over else f"; {len(use)} readings"
-    )
+    return text + (f", and more than it at {over} of {len(use)} readings" if over else f"; {len(use)} readings")
