@@ -7,7 +7,7 @@ which train as one batched program in seconds. Every function returns what it me
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -29,8 +29,8 @@ from lrscope.training.grouping import Feed
 from lrscope.training.program import Program, examine
 
 NUM_TRAIN = 1437
-PEAKS = tuple(1e-3 * 2**x for x in range(12))
-"""Peak learning rates 0.001 to 2.048, in factors of 2."""
+PEAKS = tuple(1e-3 * 2**x for x in range(2, 12))
+"""Peak learning rates 0.004 to 2.048, in factors of 2."""
 
 
 class ResidualMLP(nn.Module):
@@ -152,39 +152,39 @@ def grid(
     seeds: Sequence[int] = (0, 1, 2),
     steps: int = 400,
 ) -> Grid:
-    """Train every peak and seed to the end, as one batched program, whatever the loss does on the way.
+    """Train every peak and seed to the end, whatever the loss does on the way; each seed is one batched program.
 
     :func:`lrscope.replicas` would stop a run once it counts as diverged; whether Adam ever diverges is the question
-    here. Cost: ``len(peaks) * len(seeds) * steps`` gradients.
+    here. A seed decides initialisation, data order and RI-Adam's draw. Cost: ``len(peaks) * len(seeds) * steps``
+    gradients.
     """
-    pairs = [(peak, seed) for peak in peaks for seed in seeds]
-    each = [seed for _, seed in pairs]
-    feed = Feed.of(task, each)
-    program = Program(task, each, examine(task, each[0], next(BatchStream(task.train, each[0]))))
-    rule = FunctionalOptimizer(OptimizerSpec.parse(optimizer))
+    spec = OptimizerSpec.parse(optimizer)
+    rates = np.stack([schedule(peak, warmup, steps).values(steps) for peak in peaks], 1)
+    ends = []
+    for seed in seeds:
+        its_own = replace(spec, seed=seed) if spec.name == "riadam" else spec
+        ends.append(_ends(task, its_own, torch.from_numpy(rates), seed))
+    accuracies, finite, largest = (np.stack(column, 1) for column in zip(*ends, strict=True))
+    return Grid(spec.name, warmup, np.asarray(peaks, dtype=float), accuracies, finite, largest)
+
+
+def _ends(task: Task, spec: OptimizerSpec, rates: Tensor, seed: int) -> tuple[NDArray[Any], ...]:
+    """Accuracy, finiteness and largest loss of one run per column of ``rates``, ``(steps, n)``."""
+    seeds = [seed] * rates.shape[1]
+    feed = Feed.of(task, seeds)
+    program = Program(task, seeds, examine(task, seed, next(BatchStream(task.train, seed))))
+    rule = FunctionalOptimizer(spec)
     state = rule.init(program.theta)
-    rates = torch.from_numpy(np.stack([schedule(peak, warmup, steps).values(steps) for peak, _ in pairs], 1))
-    losses = torch.empty(steps, len(pairs))
-    with isolated_rng(each[0]), mode_of(program.model, training=True):
-        for step in range(steps):
-            losses[step], grads = program.gradients(*feed.next(each))
-            rule.update(program.theta, grads, rates[step, :, None].to(program.theta), state)
+    rates = rates.to(program.theta)[:, :, None]
+    losses = torch.empty(rates.shape[:2])
+    with isolated_rng(seed), mode_of(program.model, training=True):
+        for step in range(len(rates)):
+            losses[step], grads = program.gradients(*feed.next(seeds))
+            rule.update(program.theta, grads, rates[step], state)
     with torch.no_grad(), isolated_rng(0), mode_of(program.model, training=False):
         means, _ = weighted_means(task, program.measure)
-    shape = (len(peaks), len(seeds))
     finite = losses.isfinite().all(0) & program.theta.isfinite().all(1)
-
-    def table(x: Tensor) -> Any:
-        return x.cpu().numpy().reshape(shape)
-
-    return Grid(
-        str(rule.spec),
-        warmup,
-        np.asarray(peaks, dtype=float),
-        table(means["accuracy"]),
-        table(finite),
-        table(losses.amax(0).double()),
-    )
+    return means["accuracy"].numpy(), finite.numpy(), losses.amax(0).numpy()
 
 
 def failure_boundary(
@@ -206,14 +206,24 @@ def random_second_moment(
     """Whether a random v_0 of the right size helps as the gradient's own does, on a plain network of depth 10.
 
     The claim: RI-Adam improves on Adam like GI-Adam, so the size of v_0 matters and not its pattern (paper, figure
-    31). Each seed of a run is also that of RI-Adam's draw.
+    31).
     """
     net = task(PlainMLP)
-    found = {name: grid(net, name, seeds=seeds, peaks=peaks, steps=steps) for name in ("adam", "giadam", "radam")}
-    parts = [grid(net, f"riadam(seed={seed})", seeds=[seed], peaks=peaks, steps=steps) for seed in seeds]
-    columns = {
-        key: np.concatenate([getattr(part, key) for part in parts], 1)
-        for key in ("accuracy", "finite", "largest_loss")
-    }
-    found["riadam"] = Grid("riadam", 1, parts[0].peaks, **columns)
-    return found
+    names = ("adam", "giadam", "riadam", "radam")
+    return {name: grid(net, name, seeds=seeds, peaks=peaks, steps=steps) for name in names}
+
+
+def warmup_without_normalisation(
+    depth: int = 10,
+    *,
+    warmups: Sequence[int] = (1, 32, 100, 250),
+    seeds: Sequence[int] = (0, 1, 2),
+    peaks: Sequence[float] = PEAKS,
+    steps: int = 500,
+) -> dict[int, Grid]:
+    """Whether a longer warmup raises the largest learning rate that Adam trains a plain network with.
+
+    The paper finds so for networks with normalisation. Keys are warmups in steps.
+    """
+    net = task(PlainMLP, depth=depth)
+    return {w: grid(net, "adam", warmup=w, seeds=seeds, peaks=peaks, steps=steps) for w in warmups}
