@@ -27,12 +27,13 @@ class Pace:
       relative movement per step since the reading before, but at least half of what was assumed until then: at a
       surprise the period shrinks at once to what the new speed asks for, in calm it doubles. These periods are odd,
       so that an oscillation of period two, the usual one at the edge of stability, is met in both of its phases;
-    - when the scale alone has taken the headroom halfway to 1 (0.01 to 0.1, 0.25 to 0.5), or as far away from 1;
+    - when the scale alone has taken the headroom halfway to 1 (0.01 to 0.1, 0.25 to 0.5), or half as far again away;
     - after ``longest`` steps.
 
-    A value whose speed no more than doubles between two readings therefore moves by at most 2a between them, and
-    a jump out of calm is seen after ``longest`` steps at the latest: readings cannot see what happens and is gone
-    again between them. A budget comes before all this: readings wait until it has been saved up.
+    A gap thus takes at most a / speed steps, or one. A value whose speed does not double between two readings moves
+    by at most 2a between them, and headroom that rises towards 1 is read a few percent beyond it at the latest. A
+    jump out of calm is read after ``longest`` steps at the latest; what happens between two readings and is gone
+    again at the second is not seen at all. A budget comes before all this: readings wait until they are saved up for.
 
     Args:
         longest: Steps between readings at most.
@@ -43,8 +44,8 @@ class Pace:
         self.longest = longest
         self.budget = budget
         self.account = 0.0
-        self._elapsed = 0
         self._values: list[float] = []
+        self._elapsed = -1  # steps since the last reading; -1 before the first
         self._speed = FAR
         self._scale = self._scale_read = math.nan
 
@@ -55,11 +56,10 @@ class Pace:
             scale: What makes a headroom of the value at this step; ``nan`` where there is no threshold.
             price: Cost units of the cheapest reading.
         """
-        if not self._values:
-            self._scale = scale
+        self._scale = scale
+        if self._elapsed < 0:
             return True
         self._elapsed += 1
-        self._scale = scale
         if self.budget is not None:
             self.account += self.budget
             if self.account < price:
@@ -70,30 +70,31 @@ class Pace:
         return self._elapsed % 2 == 1 and (self._speed * ahead > self._allowed() or ahead > self.longest)
 
     def read(self, values: Sequence[float], cost: float = 0.0) -> None:
-        """Note a reading, made now, and what it cost; values that are not finite say nothing about speed."""
-        if self._values:
+        """Note a reading, made now: the values, the largest first, and what it cost.
+
+        Where a value is not finite the run has diverged: nothing moves any more, so readings become rare.
+        """
+        if self._elapsed >= 0:
             self.account -= cost
-        if all(map(math.isfinite, values)):
-            if self._values:
-                size = max(abs(values[0]), abs(self._values[0])) or 1.0
-                moved = max(abs(a - b) for a, b in zip(values, self._values, strict=True)) / size
-                self._speed = max(moved / max(self._elapsed, 1), self._speed / 2)
-            self._values = list(values)
-        elif self._values:
-            self._speed /= 2
+        finite = all(map(math.isfinite, values))
+        moved = _movement(self._values, values) if finite and self._values else 0.0
+        if self._elapsed > 0:
+            self._speed = max(moved / self._elapsed, self._speed / 2)
+        self._values = list(values) if finite else self._values
         self._elapsed, self._scale_read = 0, self._scale
 
     def _distance(self, scale: float) -> float:
         """|log headroom|, ``inf`` where there is none."""
-        headroom = scale * self._values[0]
+        headroom = scale * self._values[0] if self._values else math.nan
         return abs(math.log(headroom)) if 0 < headroom < math.inf else math.inf
 
     def _allowed(self) -> float:
-        if self._scale * self._values[0] >= 1:
+        if self._values and self._scale * self._values[0] >= 1:
             return NEAR
         return min(max(self._distance(self._scale) / 2, NEAR), FAR)
 
     def _pulled(self) -> bool:
+        """Whether the scale alone has taken the headroom halfway to 1, or half as far again away from it."""
         now, then = self._distance(self._scale), self._distance(self._scale_read)
         if math.isinf(now):
             return False
@@ -110,3 +111,9 @@ class Pace:
         self.account, self._elapsed, self._speed = state["account"], state["elapsed"], state["speed"]
         self._values = list(state["values"])
         self._scale, self._scale_read = state["scale"], state["scale_read"]
+
+
+def _movement(before: Sequence[float], now: Sequence[float]) -> float:
+    """The largest change of a value, relative to the largest."""
+    size = max(abs(before[0]), abs(now[0])) or 1.0
+    return max(abs(a - b) for a, b in zip(before, now, strict=True)) / size

@@ -30,37 +30,42 @@ GRADIENTS = {"difference": (2.0, 2.0), "exact": (3.3, 2.2), "forward": (4.0, 4.0
 
 
 class SharpnessTracker:
-    r"""Follows the sharpness through training, at about one Hessian-vector product per update.
+    r"""Follows the sharpness through training, at one to two Hessian-vector products per reading.
 
-    The first update is a cold solve. Later ones predict the top eigenvector from the products of the last steps,
-    spend one product on it and buy a second one only where the result is in doubt; see
+    The first reading is a cold solve. Later ones predict the top eigenvectors from the products of earlier readings,
+    spend one product on each and buy more only where the result is in doubt; see
     :class:`~lrscope.linalg.track.EigenTracker` for the method and ``docs/curvature.md`` for measured accuracy.
-    It works inside any loop: every update reads the model's current parameters and leaves no trace.
+    It works inside any loop: every reading is made at the model's current parameters and leaves no trace.
 
-    Look at ``converged`` and ``residual``: where training is calm the value is good to well below 1 % at one product;
-    while several eigenvalues oscillate at the edge of stability it needs 1.3 to 1.6 products per step, and single
-    values may still be off by a few percent. ``sharpness(objective, start=result.vectors)`` checks any single step.
+    Two ways to use it: :meth:`step` at every training step, which measures only when it is time to; :meth:`update`
+    where a reading is wanted now.
+
+    What a reading promises: each of ``values`` lies between the Rayleigh quotient of its vector and that plus the
+    residual, and so does an eigenvalue. That it is the *largest* no residual can say; the first solve bounds the
+    probability that it is not (``risk``), later readings look at the runner-up from time to time.
+    ``sharpness(objective)`` checks any single step with a bounded risk.
 
     Args:
         objective: The loss whose sharpness is followed; its model is the one being trained. Its batches stay fixed
             while training moves theta.
-        optimizer: If it is Adam or AdamW, the preconditioned sharpness of the coming step is followed; if it is SGD
-            with groups of different learning rates, their ratio is taken into account.
-        tol: Relative accuracy aimed at.
+        optimizer: If it is adaptive (Adam and its kin, RMSprop), the preconditioned sharpness of the coming step is
+            followed; if it is SGD with groups of different learning rates, their ratio is taken into account.
+        count: Number of eigenvalues followed, the largest ones; each costs a product per reading.
+        tol: Accuracy aimed at, relative to the largest value.
         budget: Gradients of the objective per training step that readings after the first may cost on average, saved
             up while none is due; 0.05 of a gradient per step is a reading every 40 steps. It comes before accuracy
             and before ``longest``. ``None``: as accuracy asks, which at the edge of stability is every step.
         longest: Steps between two readings of :meth:`step`, at most.
-        memory: Products remembered, two vectors of length P each. By default 28, fewer if they would not fit
-            into 1 GiB, but at least 4.
+        memory: Products remembered, two vectors of length P each. By default 28, or ``6 * count`` if that is more;
+            fewer if they would not fit into 1 GiB, but at least ``3 * count + 1``.
         method: How products are made; see :func:`~lrscope.curvature.probe.choose`.
         seed: Of the first solve's random vector.
 
     Attributes:
-        num_updates, num_matvecs: So far; their ratio is the amortised cost.
+        num_updates, num_matvecs: Readings and their products so far, the first solve included.
 
     Raises:
-        ValueError: ``tol``, ``budget`` or ``memory`` out of range.
+        ValueError: ``count``, ``tol``, ``budget``, ``longest`` or ``memory`` out of range.
         TypeError: Not an :class:`~lrscope.objective.Objective`.
         MeasurementError: An optimizer whose preconditioner is not known.
     """
@@ -70,6 +75,7 @@ class SharpnessTracker:
         objective: Objective,
         optimizer: torch.optim.Optimizer | None = None,
         *,
+        count: int = 1,
         tol: float = 1e-2,
         budget: float | None = None,
         longest: int = 100,
@@ -84,20 +90,24 @@ class SharpnessTracker:
             raise ValueError(f"budget: expected gradients per training step, such as 0.05, or None, got {budget!r}")
         if not isinstance(longest, int) or longest < 1:
             raise ValueError(f"longest: expected a positive number of steps, got {longest!r}")
-        if memory is not None and memory < 4:
-            raise ValueError(f"memory: expected at least 4 products, got {memory!r}")
+        if not isinstance(count, int) or not 1 <= count <= objective.size:
+            raise ValueError(f"count: expected an integer from 1 to {objective.size}, got {count!r}")
+        least = 3 * count + 1
+        if memory is not None and memory < least:
+            raise ValueError(f"memory: expected at least 3 * count + 1 = {least} products, got {memory!r}")
         if memory is None:
             bytes_each = 2 * objective.size * torch.finfo(working_dtype(objective.point().dtype)).bits // 8
-            memory = min(28, max(4, MEMORY_BYTES // bytes_each))
+            memory = min(max(28, 6 * count), max(least, MEMORY_BYTES // bytes_each))
         self.objective = objective
         self.optimizer = optimizer
         self.adaptive = optimizer is not None and is_adaptive(optimizer)
+        self.count = count
         self.tol = tol
         self.method: Method = method
         self.num_updates = 0
         self.num_matvecs = 0
         self._pace = Pace(longest=longest, budget=budget)
-        self._tracker = EigenTracker(tol=tol, memory=memory, seed=seed)
+        self._tracker = EigenTracker(count=count, tol=tol, memory=memory, seed=seed)
         self._choice: Choice | None = None
 
     def step(self, lr: float | None = None, *, gradient: Tensor | None = None) -> EigenResult | None:
@@ -131,18 +141,18 @@ class SharpnessTracker:
     def _gradients(self, products: int) -> float:
         """What a reading's products cost."""
         first, further = GRADIENTS["difference" if self._choice is None else self._choice.method]
-        return first + (products - 1) * further
+        return first + (products - 1) * further  # one operator a reading: its graph is shared
 
     def _price(self, gradient: Tensor | None) -> float:
         """Gradients that the cheapest reading costs."""
-        return self._gradients(1) + (self.adaptive and gradient is None)
+        return self._gradients(self.count) + (self.adaptive and gradient is None)
 
     def _affordable(self, gradient: Tensor | None) -> int | None:
-        """Products that the budget pays for now, at least one; ``None`` without a budget."""
+        """Products that the budget pays for now, at least one for each eigenvalue; ``None`` without a budget."""
         if self._pace.budget is None:
             return None
         beyond = self._pace.account - self._price(gradient)
-        return 1 + max(0, math.floor(beyond / (self._gradients(2) - self._gradients(1))))
+        return self.count + max(0, math.floor(beyond / (self._gradients(2) - self._gradients(1))))
 
     def update(
         self,
@@ -160,10 +170,10 @@ class SharpnessTracker:
                 it, and computes it (one gradient) if it is not given.
 
         Returns:
-            :class:`EigenResult`. ``value`` lies between the Rayleigh quotient of ``vectors`` and that plus
-            ``residual``; ``converged`` says that the estimated relative error is at most ``tol``. A diverged run
-            gives ``nan`` and ``converged=False``, not an error. Cost: about 1.1 products, plus one gradient for Adam;
-            it is charged to the budget, which buys no second product when it is used up.
+            :class:`EigenResult`; ``converged`` says that the estimated error is at most ``tol``. A diverged run gives
+            ``nan`` and ``converged=False``, not an error. Cost: ``count`` products, about half as many again in rough
+            phases, plus one gradient for an adaptive optimizer. It is charged to the budget, which buys no further
+            product when it is used up.
 
         Raises:
             ValueError: ``theta`` or ``gradient`` has the wrong shape.
@@ -178,18 +188,19 @@ class SharpnessTracker:
         if theta.shape != (objective.size,):
             raise ValueError(f"theta: expected shape ({objective.size},), got {tuple(theta.shape)}")
         if not bool(torch.isfinite(theta).all()):
-            return self._not_finite(theta)
+            return self._not_finite(theta, 0.0)
         most = self._affordable(gradient)
         if self._choice is None:
             self._choice = choose(self.objective, theta, method=self.method, purpose="track", tol=self.tol)
         scale = self._scale(objective, theta, gradient)
         pairs = self._tracker.update(scaled(self._choice.at(objective, theta), scale), theta, most=most)
+        cost = replace(objective.spent - spent, seconds=time.perf_counter() - began)
+        in_gradients = self._gradients(pairs.num_matvecs) + cost.gradients
         if not bool(torch.isfinite(pairs.values).all()):
-            return self._not_finite(theta)
+            return self._not_finite(theta, in_gradients)
         self.num_updates += 1
         self.num_matvecs += pairs.num_matvecs
-        cost = replace(objective.spent - spent, seconds=time.perf_counter() - began)
-        self._pace.read(pairs.values.tolist(), self._gradients(pairs.num_matvecs) + cost.gradients)
+        self._pace.read(pairs.values.tolist(), in_gradients)
         return EigenResult.of(
             pairs,
             preconditioned=scale is not None,
@@ -210,11 +221,12 @@ class SharpnessTracker:
             gradient = objective.grad(theta)
         return scale_of(preconditioner(self.optimizer, objective, gradient), theta)
 
-    def _not_finite(self, theta: Tensor) -> EigenResult:
-        nan = theta.new_full((1,), torch.nan)
+    def _not_finite(self, theta: Tensor, in_gradients: float) -> EigenResult:
+        self._pace.read([math.nan] * self.count, in_gradients)
+        nan = theta.new_full((self.count,), torch.nan)
         return EigenResult(
             values=nan,
-            vectors=theta.new_full((theta.numel(), 1), torch.nan),
+            vectors=theta.new_full((theta.numel(), self.count), torch.nan),
             residuals=nan,
             num_matvecs=0,
             converged=False,
@@ -238,12 +250,26 @@ class SharpnessTracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict()`` was taken.
+
+        Raises:
+            MeasurementError: The state belongs to a tracker or a model of another kind.
+        """
+        remedy = "; give no state, and the tracker begins with a solve of its own"
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise MeasurementError(
+                f"state: no {', '.join(sorted(missing))} in it, so no tracker of this version has saved it{remedy}"
+            )
         if state["size"] != self.objective.size:
             raise MeasurementError(
                 f"state: it belongs to a model of {state['size']} parameters, this objective has "
                 f"{self.objective.size}; load the state that was saved beside this model's checkpoint"
             )
+        try:
+            self._tracker.load_state_dict(state["tracker"])
+        except ValueError as error:
+            raise MeasurementError(f"{error}{remedy}") from error
         self.num_updates, self.num_matvecs = state["num_updates"], state["num_matvecs"]
         self._choice = None if state["choice"] is None else Choice(**state["choice"])
         self._pace.load_state_dict(state["pace"])
-        self._tracker.load_state_dict(state["tracker"])

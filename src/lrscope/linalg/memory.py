@@ -74,6 +74,14 @@ class ProductMemory:
         self.gram[:n, row] = with_images[:, 1]
         return row
 
+    def to(self, device: torch.device) -> None:
+        """Where products are made from now on; a state that was loaded may come from elsewhere."""
+        self.vectors, self.images = self.vectors.to(device), self.images.to(device)
+
+    def latest(self) -> list[int]:
+        """The rows in use, the last product first."""
+        return [(self._next - 1 - i) % len(self) for i in range(len(self))]
+
     def rotate(self, rows: list[int], R: Tensor) -> None:
         """Replace the pairs in ``rows``, all of one theta, by their combinations ``R``, an orthogonal matrix."""
         for long in (self.vectors, self.images):
