@@ -1,18 +1,33 @@
-"""Find loss catapults in a recorded run: the loss climbs out of its level and comes back lower."""
+"""Loss catapults, live or in a record: the loss jumps out of its level and comes back, with a sharpness that fell."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from lrscope.records import Run
 
 RISE = 1.15
-"""A climb of the smoothed loss by less than this factor is not called a catapult, however quiet the run."""
+"""A climb of the smoothed loss by less than this factor is not called a jump, however quiet the run."""
 NOISE = 8.0
 """Nor is one below this many standard deviations of the smoothed loss's own noise."""
+MEMORY = 100
+"""Updates within which the loss has to rise: a catapult takes O(log width) steps, under 100 in Lewkowycz et al. 2020,
+and what rises more slowly is a drift."""
+WIDTHS = (5, 15, 51)
+"""Losses that a running median smooths, each tried: the shorter shows a short high jump, the longer a low long one
+under noise. Losses without noise, of the full batch, are taken as they are."""
+FELL = 0.9
+"""A jump that leaves less than this share of the sharpness has flattened the loss."""
+_GIVE_UP = 10 * MEMORY
+"""Updates after which a loss that has not come back has found a new level."""
+_RECENT = 200
+"""Losses that a live detector estimates the noise from."""
 
 
 @dataclass(frozen=True)
@@ -20,26 +35,58 @@ class Catapult:
     """One excursion of the loss.
 
     Attributes:
-        onset: Step at which the loss was last at its lowest level so far.
+        onset: Step at which the loss left its level.
         peak: Step of the highest smoothed loss of the excursion.
-        end: First step back at the level of the onset; ``None`` if the run ended first.
+        end: First step back at the level of the onset; ``None`` if it has not come back.
         ratio: Smoothed loss at the peak over that at the onset (for losses that reach zero or below: both above the
             lowest loss of the run less a twentieth of its range).
+        sharpness_before: Last reading up to the onset, or the first one of the run; ``None`` if there is none.
+        sharpness_after: First reading from the end on, or else the last one after the peak.
+        headroom: Largest reading from the one at the onset to the peak.
     """
 
     onset: int
     peak: int
     end: int | None
     ratio: float
+    sharpness_before: float | None = None
+    sharpness_after: float | None = None
+    headroom: float | None = None
+
+    @property
+    def kind(self) -> Literal["catapult", "spike", "climb"]:
+        """``"climb"``: it has not come back. ``"spike"``: it came back, and the sharpness had not fallen to
+        :data:`FELL`. ``"catapult"``: it came back, and the sharpness fell, or nobody measured it.
+        """
+        if self.end is None:
+            return "climb"
+        if self.sharpness_before is None or self.sharpness_after is None:
+            return "catapult"
+        return "catapult" if self.sharpness_after < FELL * self.sharpness_before else "spike"
+
+    def __str__(self) -> str:
+        back = f"came back by step {self.end:,}" if self.end is not None else "had not come back when the record ends"
+        text = f"the loss jumped by x{self.ratio:.2g} at step {self.onset:,} and {back}"
+        before, after = self.sharpness_before, self.sharpness_after
+        if before is not None and after is not None:
+            fell = after < FELL * before
+            text += f"; sharpness {'fell' if fell else 'went'} from {before:.3g} to {after:.3g}"
+            if self.end is not None:
+                text += ": a catapult" if fell else ", which is no fall: a spike rather than a catapult"
+        if self.headroom is not None:
+            times = f"{self.headroom:.2g} times" if self.headroom > 1 else f"only {self.headroom:.2g} of"
+            text += f"; the learning rate was {times} what curvature allows"
+        return text
 
 
 def find_catapults(run: Run) -> list[Catapult]:
-    r"""Catapults in the training loss of ``run``.
+    r"""Catapults, spikes and climbs in the training loss of ``run``; :attr:`Catapult.kind` tells them apart.
 
-    The log loss is smoothed by a running median (1 % of the run), which forgives single bad batches. Where it
-    stands above its running minimum m by more than
+    The log loss is smoothed by running medians, which forgives single bad batches. Where one of them rises within
+    :data:`MEMORY` updates by more than
     :math:`\max(\log RISE, NOISE \cdot \sigma)`, with :math:`\sigma` the noise of the smoothed loss estimated from
-    the median jump between neighbouring batches, an excursion is open; it closes when the loss is back at m.
+    second differences of neighbouring batches (blind to trends), an excursion is open; it closes when all but a tenth
+    of the rise is gone. The columns ``sharpness`` and ``headroom`` are read beside it, where they are.
 
     Cost: one pass over the recorded losses. Stages as in Kalra & Barkeshli 2024 (approach, loss
     rises, sharpness drops, loss falls again).
@@ -53,40 +100,195 @@ def find_catapults(run: Run) -> list[Catapult]:
     # so that the neighbourhood of the lowest value does not count as a fall without end.
     shift = 0.0 if loss.min() > 0 else 0.05 * float(np.ptp(loss)) - float(loss.min())
     x = np.log(loss + shift) if np.ptp(loss) > 0 else np.zeros_like(loss)
-    width = max(1, len(x) // 200) * 2 + 1 if _noise(x) > 1e-3 else 1
-    smooth = _running_median(x, width)
-    threshold = max(math.log(RISE), NOISE * 1.2533 * _noise(x) / math.sqrt(width))  # a median's spread
+    noise, stride = _noise(x), int(np.median(np.diff(steps)))
     found: list[Catapult] = []
-    lowest, onset, at = smooth[0], 0, 0
-    while at < len(smooth):
-        if smooth[at] <= lowest:
-            lowest, onset = smooth[at], at
-        elif smooth[at] > lowest + threshold:
-            back = np.flatnonzero(smooth[at:] <= lowest)
-            end = at + int(back[0]) if len(back) else None
-            peak = at + int(np.argmax(smooth[at:end]))
-            found.append(
-                Catapult(
-                    int(steps[onset]),
-                    int(steps[peak]),
-                    int(steps[end]) if end is not None else None,
-                    math.exp(smooth[peak] - lowest),
-                )
-            )
-            if end is None:
-                break
-            at = end
-            continue
-        at += 1
-    return found
+    for width in _widths(noise, len(x)):
+        level, sigma = _Level(stride), _spread(noise, width)
+        smooth = _running_median(x, width).tolist()
+        seen = [c for s, v in zip(steps.tolist(), smooth, strict=True) if (c := level.see(s, v, sigma))]
+        seen += [level.excursion(None)] if level.open else []
+        found += [c for c in seen if not any(_overlap(c, d) for d in found)]
+    return [_with_curvature(c, run) for c in sorted(found, key=lambda c: c.onset)]
+
+
+class CatapultDetector:
+    """:func:`find_catapults` while the run goes on: one call per update, no look ahead.
+
+    It lags behind by half of a median's width, the price of forgiving single bad batches, and knows the noise from
+    the last losses only. Losses have to be positive; others are passed over.
+
+    Example:
+        >>> detector = CatapultDetector()
+        >>> loss = [1.0] * 50 + [2.0, 4.0, 6.0, 4.0, 2.0, 1.0] + [0.9] * 20
+        >>> [str(c) for step, value in enumerate(loss) if (c := detector.update(step, value))]
+        ['the loss jumped by x6 at step 49 and came back by step 55']
+    """
+
+    def __init__(self) -> None:
+        self._levels = {width: _Level(1) for width in (1, *WIDTHS)}
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
+        self._readings: list[Reading] = []
+        self._last: Catapult | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether the loss is out of its level now."""
+        return any(level.open for level in self._levels.values())
+
+    def update(
+        self, step: int, loss: float, *, sharpness: float | None = None, headroom: float | None = None
+    ) -> Catapult | None:
+        """Note the loss of an update, and readings where there are; returns an excursion when it is over.
+
+        Cost: a median of the last 200 losses.
+        """
+        for name, value in (("sharpness", sharpness), ("headroom", headroom)):
+            if value is not None and math.isfinite(value):
+                self._readings.append((step, name, float(value)))
+        if not 0 < loss < math.inf:
+            return None
+        self._recent.append((step, math.log(loss)))
+        if len(self._recent) < 10:
+            return None
+        values = np.array([v for _, v in self._recent])
+        noise, over = _noise(values), None
+        for width in _widths(noise, len(values)):
+            middle, level = self._recent[-1 - width // 2][0], self._levels[width]
+            found = level.see(middle, float(np.median(values[-width:])), _spread(noise, width))
+            if found is not None and over is None and not (self._last and _overlap(found, self._last)):
+                self._last = over = _with_readings(found, self._readings)
+        self._forget()
+        return over
+
+    def _forget(self) -> None:
+        """Keep the readings that an excursion may still need: the last of each kind before it, and all since."""
+        since = min((level.onset if level.open else level.earliest) for level in self._levels.values() if level.past)
+        old = {name: (s, name, v) for s, name, v in self._readings if s <= since}
+        self._readings = [*old.values(), *(r for r in self._readings if r[0] > since)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers and lists of them; a detector that loads it goes on as if never interrupted."""
+        return {
+            "levels": {width: level.state_dict() for width, level in self._levels.items()},
+            "recent": [list(r) for r in self._recent],
+            "readings": [list(r) for r in self._readings],
+            "last": None if self._last is None else vars(self._last),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for width, level in self._levels.items():
+            level.load_state_dict(state["levels"][width])
+        self._recent = deque(((s, v) for s, v in state["recent"]), maxlen=_RECENT)
+        self._readings = [(s, name, v) for s, name, v in state["readings"]]
+        self._last = None if state["last"] is None else Catapult(**state["last"])
+
+
+class _Level:
+    """The level of a smoothed log loss, and whether it is out of it.
+
+    Args:
+        stride: Updates between two values, as far as known beforehand.
+    """
+
+    def __init__(self, stride: int) -> None:
+        self.memory = max(MEMORY, 10 * stride)
+        self.past: deque[tuple[int, float]] = deque()
+        self.open = False
+        self.onset = self.peak = 0
+        self.lowest = self.top = 0.0
+
+    def see(self, step: int, x: float, sigma: float) -> Catapult | None:
+        """The next value, whose noise is ``sigma``; returns an excursion that is over."""
+        if self.open:
+            if x > self.top:
+                self.top, self.peak = x, step
+            back = x <= self.lowest + max(0.1 * (self.top - self.lowest), 2 * sigma)
+            if not back and step - self.onset <= max(_GIVE_UP, 10 * self.memory):
+                return None
+            self.open = False
+            self.past = deque([(step, x)])
+            return self.excursion(step if back else None)
+        while self.past and self.past[0][0] < step - self.memory:
+            self.past.popleft()
+        threshold = max(math.log(RISE), NOISE * sigma)
+        if self.past and x > (lowest := min(v for _, v in self.past)) + threshold:
+            near = lowest + max(0.1 * threshold, 2 * sigma)
+            self.onset = max(s for s, v in self.past if v <= near)
+            self.lowest, self.top, self.peak, self.open = lowest, x, step, True
+        self.past.append((step, x))
+        return None
+
+    @property
+    def earliest(self) -> int:
+        """Step from which on an excursion could begin."""
+        return self.past[0][0] if self.past else 0
+
+    def excursion(self, end: int | None) -> Catapult:
+        return Catapult(self.onset, self.peak, end, math.exp(self.top - self.lowest))
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self) | {"past": [list(p) for p in self.past]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self.past = deque((s, v) for s, v in state["past"])
+
+
+Reading = tuple[int, str, float]
+"""Step, ``"sharpness"`` or ``"headroom"``, and its value."""
+
+
+def _with_curvature(found: Catapult, run: Run) -> Catapult:
+    readings = [
+        (int(s), name, float(v))
+        for name in ("sharpness", "headroom")
+        if name in run.columns
+        for s, v in zip(*run[name], strict=True)
+    ]
+    return _with_readings(found, readings)
+
+
+def _with_readings(found: Catapult, readings: list[Reading]) -> Catapult:
+    """The excursion with what was measured around it."""
+    sharpness = [(s, v) for s, name, v in readings if name == "sharpness"]
+    headroom = [(s, v) for s, name, v in readings if name == "headroom"]
+    before = [v for s, v in sharpness if s <= found.onset] or [v for s, v in sharpness[:1] if s <= found.peak]
+    over = found.peak if found.end is None else found.end
+    after = [v for s, v in sharpness if s >= over][:1] or [v for s, v in sharpness if s > found.peak][-1:]
+    first = max((s for s, _ in headroom if s <= found.onset), default=found.onset)
+    return Catapult(
+        found.onset,
+        found.peak,
+        found.end,
+        found.ratio,
+        before[-1] if before else None,
+        after[0] if after else None,
+        max((v for s, v in headroom if first <= s <= found.peak), default=None),
+    )
 
 
 def _noise(x: np.ndarray) -> float:
-    """Standard deviation of batch noise in x: from the median jump between neighbours, blind to trends and jumps."""
-    return float(1.4826 * np.median(np.abs(np.diff(x))) / math.sqrt(2))
+    """Standard deviation of batch noise in x: from the median second difference, blind to trends and to jumps."""
+    return float(1.4826 * np.median(np.abs(np.diff(x, 2))) / math.sqrt(6))
+
+
+def _widths(noise: float, length: int) -> tuple[int, ...]:
+    """Which medians to take; none longer than a fifth of what there is, as it would see nothing but itself."""
+    if noise <= 1e-3:
+        return (1,)
+    return tuple(w for w in WIDTHS if 5 * w <= max(length, 5 * WIDTHS[0]))
+
+
+def _overlap(a: Catapult, b: Catapult) -> bool:
+    return a.onset <= (math.inf if b.end is None else b.end) and b.onset <= (math.inf if a.end is None else a.end)
+
+
+def _spread(noise: float, width: int) -> float:
+    """Standard deviation of a median of ``width`` values."""
+    return noise if width == 1 else 1.2533 * noise / math.sqrt(width)
 
 
 def _running_median(x: np.ndarray, width: int) -> np.ndarray:
-    half = width // 2
-    padded = np.pad(x, half, mode="edge")
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=-1)
+    """Medians of full windows; at the ends the outermost one, since part of a window would be noisier."""
+    inner = np.median(np.lib.stride_tricks.sliding_window_view(x, width), axis=-1)
+    return np.pad(inner, width // 2, mode="edge")
