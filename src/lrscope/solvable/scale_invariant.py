@@ -218,7 +218,7 @@ class NormEquilibrium:
         clip: float | None = None,
         seed: int = 0,
     ) -> Walk:
-        """Random tangential gradients on weights of ``dim`` numbers, stepped one by one.
+        """Random tangential gradients, normally distributed, on weights of ``dim`` numbers (2 or more), step by step.
 
         Args:
             lr, steps, dim, seed: Of the run.
@@ -230,18 +230,18 @@ class NormEquilibrium:
             Clipping: Li et al., "Robust training of neural networks using scale invariant architectures", 2022,
             arXiv 2202.00980.
         """
-        count(steps=steps, dim=dim)
+        count(steps=steps, dim=dim - 1)
         generator = torch.Generator().manual_seed(seed)
         w = torch.randn(dim, dtype=torch.float64, generator=generator)
         w *= (self.norm(lr) if norm is None else norm) / w.norm()
         b, norms, angles, clipped = torch.zeros_like(w), [w.norm()], [], 0
-        length = math.sqrt(self.gradient)
+        length = math.sqrt(self.gradient / (dim - 1))  # of each of the dim - 1 tangential directions
         spiked = torch.rand(steps, dtype=torch.float64, generator=generator) < spikes
         for t in range(steps):
             size = norms[-1]
             g = torch.randn(dim, dtype=torch.float64, generator=generator)
             g -= (g @ w / size**2) * w
-            g *= length * (spike_size if spiked[t] else 1.0) / (size * g.norm())
+            g *= length * (spike_size if spiked[t] else 1.0) / size
             longest = math.inf if clip is None else math.sqrt(2 * clip * self.weight_decay / lr) * float(size)
             if g.norm() > longest:
                 g *= longest / g.norm()

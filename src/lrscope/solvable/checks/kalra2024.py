@@ -1,0 +1,54 @@
+"""Kalra & Barkeshli, "Why warmup the learning rate?", 2024, arXiv 2406.09405, on solvable models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from lrscope.solvable.checks.check import Holds, Numbers, check
+from lrscope.solvable.quadratic import Quadratic
+from lrscope.solvable.uv import UV
+
+
+@check(
+    "kalra2024/1", "The largest stable rate of gradient descent, momentum and Adam is 2, 3.8 and 38 over curvature"
+)
+def thresholds(steps: int = 3000) -> tuple[Numbers, Holds]:
+    """A parabola of curvature 1: the smallest of 100 rates that grows, between ever closer neighbours."""
+    rules = {"gd": 2.0, "momentum": 3.8, "adam": 38.0}
+    found = {rule: _grows_from(Quadratic([1.0], rule), steps) for rule in rules}  # pyright: ignore[reportArgumentType]
+    return found, {
+        f"{rule}: {value} within 1 %": abs(found[rule] / value - 1) < 0.01 for rule, value in rules.items()
+    }
+
+
+def _grows_from(model: Quadratic, steps: int) -> float:
+    low, high = 0.5 * model.max_lr, 2 * model.max_lr
+    while high / low > 1 + 1e-3:
+        rates = torch.logspace(math.log10(low), math.log10(high), 100, dtype=torch.float64)
+        run = model.run(rates, steps)
+        grew = ~(run.loss[-1] < run.loss[0])  # a run that left float64 is nan
+        first = int(grew.int().argmax())
+        low, high = float(rates[first - 1]), float(rates[first])
+    return math.sqrt(low * high)
+
+
+@check("kalra2024/17", "Networks that start flat sharpen, those that start sharp flatten, by the size of the weights")
+def sign_rule(
+    width: int = 64, y: float = 2.0, seeds: Sequence[int] = (0, 1, 2), steps: int = 4000
+) -> tuple[Numbers, Holds]:
+    """The uv model at scales 0.2, 1 and 3 of the weights at c = 0.2, and at scale 3 with c = 2.5."""
+    ratio = {}
+    for scale, c in ((0.2, 0.2), (1.0, 0.2), (3.0, 0.2), (3.0, 2.5)):
+        models = [UV(width, y=y, scale=scale, seed=seed) for seed in seeds]
+        runs = [model.run(c / model.kernel, steps) for model in models]
+        ratio[f"scale {scale:g}, c {c:g}"] = [float(run.final_curvature / run.curvature[0]) for run in runs]
+    small, middle, large, catapult = ratio.values()
+    return {"final_over_initial_curvature": ratio}, {
+        "small weights: curvature more than doubles": min(small) > 2,
+        "usual weights: about unchanged (within 10 %)": max(abs(r - 1) for r in middle) < 0.1,
+        "large weights: falls or stays": max(large) <= 1,
+        "large weights at c = 2.5: ends below 0.8": max(catapult) < 0.8,
+    }
