@@ -56,6 +56,10 @@ class Drives:
         """Every key that is driven in some group."""
         return {key for drives in (self.common, *self.groups.values()) for key in drives}
 
+    def absolute(self) -> set[str]:
+        """Keys whose schedule says itself that its values are absolute."""
+        return {key for _, drives, key in self._places() if getattr(drives[key], "absolute", False)}
+
     def of(self, group: Mapping[str, Any], index: int) -> dict[str, tuple[str, Schedule | FeedbackSchedule]]:
         """For each driven key of a group: the path of what drives it, and that."""
         drives = {key: (key, drive) for key, drive in self.common.items()}
@@ -148,6 +152,8 @@ class Drives:
 def _by_key(where: str, schedule: Any) -> dict[str, Drive]:
     if isinstance(schedule, Mapping) and "kind" in schedule:
         schedule = from_spec(schedule)
+    if isinstance(schedule, FeedbackSchedule):
+        schedule = schedule.drives()
     by_key = dict(schedule) if isinstance(schedule, Mapping) else {"lr": schedule}
     for key, value in by_key.items():
         follows = isinstance(value, str) and isinstance(schedule, Mapping)

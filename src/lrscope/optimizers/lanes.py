@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from lrscope.errors import LrscopeWarning, ScheduleError
+from lrscope.optimizers.clock import innermost
 from lrscope.schedules.checks import did_you_mean, short
 from lrscope.schedules.feedback import FeedbackSchedule, State
 
@@ -63,7 +64,7 @@ class Listener:
         self.heard = False
 
     def __call__(self, step: int) -> float:
-        if step >= _DEAF and not self.heard:
+        if step >= _DEAF and not self.heard and self.schedule.listens_to:
             self.heard = True  # said once
             warnings.warn(
                 f"{type(self.schedule).__name__}: nothing was observed in {step} updates, so it stays where it is; "
@@ -72,6 +73,16 @@ class Listener:
                 stacklevel=5,
             )
         return self.schedule.value(self.state, step)
+
+
+def forget_momentum(optimizer: Optimizer, lane: Lane) -> None:
+    """Drop the momentum buffers of groups of SGD whose momentum is 0: nothing would keep them up to date."""
+    if isinstance(innermost(optimizer), SGD):
+        for group, _, _ in lane.members:
+            if type(group["momentum"]) is float and group["momentum"] == 0.0:
+                for p in group["params"]:
+                    if p in optimizer.state:
+                        optimizer.state[p].pop("momentum_buffer", None)
 
 
 def name_of(group: Mapping[str, Any], index: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from lrscope.optimizers.lanes import (
     Listener,
     base_of,
     floor_of,
+    forget_momentum,
     name_of,
     own_tensors,
     place_of,
@@ -49,6 +50,8 @@ class ScheduledLR(LRScheduler):
     - The state is plain data for ``torch.load(weights_only=True)``. Loading it writes the values at its step,
       whether the optimizer's state is loaded before or after.
     - A Tensor learning rate is filled in place. No step reads a value back from a device.
+    - While it drives the momentum of SGD to 0, momentum buffers are forgotten: torch would keep them as they are, and
+      go on from an old velocity once the momentum comes back.
     - A group added later takes its own value as base and joins before its first update.
 
     Args:
@@ -114,7 +117,7 @@ class ScheduledLR(LRScheduler):
         self.keep = replan
         self.drives = Drives(schedule, groups)
         self.floor = floor
-        self.absolute = frozenset([absolute] if isinstance(absolute, str) else absolute)
+        self.absolute = frozenset([absolute] if isinstance(absolute, str) else absolute) | self.drives.absolute()
         self.own_clock = bool(own_clock)
         self.last_epoch = whole("ScheduledLR", "last_epoch", last_epoch, at_least=-1) + 1
         self._step_count = 1
@@ -153,6 +156,9 @@ class ScheduledLR(LRScheduler):
             clock.idle(self.optimizer)
             return
         self.write()
+        for lane in self._lanes:
+            if lane.key == "momentum":
+                forget_momentum(self.optimizer, lane)
 
     def write(self) -> None:
         """Write the values of the current step to every group."""
@@ -163,16 +169,29 @@ class ScheduledLR(LRScheduler):
             lane.write(self.last_epoch)
         self._clock.written = groups[0].get("lr")
 
-    def observe(self, **metrics: float) -> None:
+    def observe(self, *, measure_on: Callable[[], Any] | None = None, **metrics: float) -> None:
         """Report what was seen to the schedules that listen, such as :class:`~lrscope.schedules.Plateau`.
+
+        Args:
+            measure_on: For schedules that measure by themselves, such as
+                :class:`~lrscope.stability.CatapultWarmup`: a function that makes the loss of the coming update's
+                batch, ``lambda: lrs.Objective(model, loss_fn, [batch])``. Call this then between ``loss.backward()``
+                (and clipping, if any) and ``optimizer.step()``. It is asked for only where something is measured.
+            metrics: What was seen, by name.
 
         Raises:
             ScheduleError: None of them listens to any of it.
+            MeasurementError: A schedule has to measure and cannot.
         """
         states, deaf = [], []
         for listener in {id(r): r for r in self._readers.values() if isinstance(r, Listener)}.values():
+            schedule, state, step = listener.schedule, listener.state, self.last_epoch
+            measured: Mapping[str, float] = {}
+            if measure_on is not None and schedule.measures:
+                unit = self._unit(listener)
+                measured = schedule.measure(state, step, metrics, measure_on, self.optimizer, unit)
             try:
-                states.append((listener, listener.schedule.update(listener.state, self.last_epoch, metrics)))
+                states.append((listener, schedule.update(state, step, {**metrics, **measured})))
             except ScheduleError as error:
                 deaf.append(error)
         if deaf and not states:
@@ -180,6 +199,29 @@ class ScheduledLR(LRScheduler):
         for listener, state in states:
             listener.state, listener.heard = state, True
         self.write()
+
+    def _unit(self, listener: Listener) -> float:
+        """Learning rate of the first group that moves, for a value of 1 of a schedule that tries whole steps."""
+        lanes = [lane for lane in self._lanes if lane.key == "lr" and lane.read is listener]
+        bases = {id(group): base for lane in lanes for group, base, _ in lane.members}
+        for i, group in enumerate(self.optimizer.param_groups):
+            if id(group) not in bases:
+                raise ScheduleError(
+                    f"{type(listener.schedule).__name__}: measures with steps of all groups, but lr of group "
+                    f"{name_of(group, i)} follows another schedule; let it drive lr of every group"
+                )
+        return next((base for base in bases.values() if base > 0), 1.0)
+
+    @property
+    def listens_to(self) -> frozenset[str]:
+        """Names of what the schedules that listen want to hear by :meth:`observe`; empty where none does."""
+        found = (r.schedule.listens_to for r in self._readers.values() if isinstance(r, Listener))
+        return frozenset().union(*found)
+
+    @property
+    def heard(self) -> dict[str, dict[str, Any]]:
+        """The states of the schedules that listen, by group key, as they are stored in :meth:`state_dict`."""
+        return {path: dict(r.state) for (path, _), r in self._readers.items() if isinstance(r, Listener)}
 
     def replan(self, new: Schedule | int, *, keep: str, key: str = "lr", group: str | int | None = None) -> Replanned:
         """Change the plan from the current step on, and print both curves and the jump.
@@ -269,7 +311,7 @@ class ScheduledLR(LRScheduler):
             state["starts"] = self._starts + [group.get("schedule_start", step) for group in groups]
         if self.drives.replanned:
             state["replanned"] = {path: list(specs) for path, specs in self.drives.replanned.items()}
-        heard = {path: dict(r.state) for (path, _), r in self._readers.items() if isinstance(r, Listener)}
+        heard = self.heard
         return state | {"heard": heard} if heard else state
 
     def load_state_dict(self, state_dict: dict[str, Any], *, replan: str | None = None) -> None:

@@ -31,6 +31,7 @@ from lrscope.schedules.spec import from_spec, to_spec
 from lrscope.schedules.table import ExponentialWarmup, Table
 from lrscope.schedules.tapered import texp, texp_minus
 from lrscope.schedules.text import parse
+from lrscope.schedules.two_phase import TwoPhase
 from lrscope.schedules.write import to_text
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "Stretch",
     "Sum",
     "Table",
+    "TwoPhase",
     "WarmRestarts",
     "chart",
     "cooldown",

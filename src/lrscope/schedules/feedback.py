@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from lrscope.errors import ScheduleError
+from lrscope.schedules.base import Schedule
 from lrscope.schedules.checks import did_you_mean, number, short, whole
+from lrscope.schedules.shapes import Constant
 
 State = dict[str, Any]
 
@@ -21,8 +23,54 @@ class FeedbackSchedule(ABC):
     state from an observation, :meth:`value` the value at a step. So a run can be stopped anywhere: the state is
     stored, and going on from it is exact. A subclass is a frozen dataclass of its settings.
 
-    ``ScheduledLR`` runs it like a schedule; ``scheduler.observe(loss=...)`` hands it what was seen.
+    ``ScheduledLR`` runs it like a schedule; ``scheduler.observe(loss=...)`` hands it what was seen, and
+    :func:`lrscope.train` does so by itself. Multiplied by a :class:`Schedule`, it still listens.
+
+    Attributes:
+        listens_to: Names of what it wants to hear.
+        every_update: Whether it is to hear the training loss before each update, also where a trainer of someone
+            else reports validations only.
+        measures: Whether it has to measure something by itself, see :meth:`measure`.
+        absolute: Whether its values are those of the group's key itself, not factors on the group's own value.
     """
+
+    listens_to: frozenset[str] = frozenset({"loss"})
+    every_update = False
+    measures = False
+    absolute = False
+
+    def drives(self) -> dict[str, FeedbackSchedule]:
+        """What drives which key of the optimizer's groups; the learning rate, unless it says otherwise."""
+        return {"lr": self}
+
+    def measure(
+        self,
+        state: State,
+        step: int,
+        observed: Mapping[str, float],
+        objective: Callable[[], Any],
+        optimizer: Any,
+        unit: float,
+    ) -> Mapping[str, float]:
+        """What it has to measure by itself before the coming update, to be observed together with ``observed``.
+
+        Gradients are ready then, and the parameters not yet moved. Most schedules measure nothing.
+
+        Args:
+            state, step, observed: As for :meth:`update`, which comes next.
+            objective: Makes the loss of the coming update's batch, an :class:`~lrscope.Objective`.
+            optimizer: The live one.
+            unit: Learning rate of the optimizer's first group for a value of 1.
+        """
+        del state, step, observed, objective, optimizer, unit
+        return {}
+
+    def __mul__(self, other: Schedule | float) -> FeedbackSchedule:
+        return Scaled(
+            self, other if isinstance(other, Schedule) else Constant(number("FeedbackSchedule", "*", other))
+        )
+
+    __rmul__ = __mul__
 
     @abstractmethod
     def init(self) -> State:
@@ -40,6 +88,62 @@ class FeedbackSchedule(ABC):
         """Plain data that tells this schedule from another one."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
         return {"kind": type(self).__name__, **settings}
+
+
+@dataclass(frozen=True)
+class Scaled(FeedbackSchedule):
+    """A schedule that listens times one that does not: ``Plateau() * warmup(500)``.
+
+    Args:
+        feedback: What listens.
+        factor: What its value is multiplied by, at the same step.
+    """
+
+    feedback: FeedbackSchedule
+    factor: Schedule
+
+    @property
+    def listens_to(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.feedback.listens_to
+
+    @property
+    def every_update(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.feedback.every_update
+
+    @property
+    def measures(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.feedback.measures
+
+    @property
+    def absolute(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.feedback.absolute
+
+    def drives(self) -> dict[str, FeedbackSchedule]:
+        """The learning rate is what is scaled; other keys stay as they are."""
+        return self.feedback.drives() | {"lr": self}
+
+    def init(self) -> State:
+        return self.feedback.init()
+
+    def update(self, state: State, step: int, observed: Mapping[str, float]) -> State:
+        return self.feedback.update(state, step, observed)
+
+    def value(self, state: State, step: int) -> float:
+        return self.feedback.value(state, step) * self.factor(step)
+
+    def measure(
+        self,
+        state: State,
+        step: int,
+        observed: Mapping[str, float],
+        objective: Callable[[], Any],
+        optimizer: Any,
+        unit: float,
+    ) -> Mapping[str, float]:
+        return self.feedback.measure(state, step, observed, objective, optimizer, unit * self.factor(step))
+
+    def to_spec(self) -> dict[str, Any]:
+        return {"kind": "Scaled", "feedback": self.feedback.to_spec(), "factor": self.factor.to_spec()}
 
 
 @dataclass(frozen=True)
@@ -71,6 +175,10 @@ class Plateau(FeedbackSchedule):
     cooldown: int = 0
     low: float = 0.0
     eps: float = 0.0
+
+    @property
+    def listens_to(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return frozenset({self.metric})
 
     def __post_init__(self) -> None:
         if not 0 < number("Plateau", "factor", self.factor) < 1:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lrscope.isolation import isolated_rng, mode_of
+from lrscope.objective import Objective
 from lrscope.optimizers import OptimizerSpec, ScheduledLR, group_rates
 from lrscope.records import Cost, Logger, Run, RunWriter, Status
-from lrscope.schedules import Schedule
 from lrscope.tasks import BatchStream, Task
 from lrscope.training import checkpoint
 from lrscope.training.divergence import has_diverged
 from lrscope.training.evaluate import evaluated
+from lrscope.training.listening import ScheduleLike, check_hearing, check_schedule, spec_of, tell
 from lrscope.training.probes import Probe, TrainState, due, restore_states, states_of
 from lrscope.training.recording import has_survived
 
@@ -29,7 +30,7 @@ OptimizerLike = OptimizerSpec | str | dict[str, Any] | Callable[[Iterable[nn.Par
 def train(
     task: Task,
     optimizer: OptimizerLike,
-    schedule: Schedule,
+    schedule: ScheduleLike,
     steps: int,
     *,
     probes: Sequence[Probe] = (),
@@ -52,7 +53,12 @@ def train(
         optimizer: A name or text (``"adamw"``, ``"sgd(momentum=0.9)"``), an :class:`OptimizerSpec`, or a function
             from parameters to any ``torch.optim.Optimizer``. With a name the schedule's values are the learning
             rates; with a function they multiply the base learning rate of each of its groups.
-        schedule: Learning rate as a function of the step.
+        schedule: Learning rate as a function of the step; one that listens, such as
+            :class:`~lrscope.schedules.Plateau`, :class:`~lrscope.schedules.TwoPhase` or
+            :class:`~lrscope.stability.CatapultWarmup`; or a dict of them by group key, as
+            :class:`~lrscope.ScheduledLR` takes it. What listens hears, before each update, the ``loss`` of its batch,
+            ``eval_loss`` and metrics where evaluated, and every column of the probes. What it measures by itself is
+            an event ``measured`` of the record, and part of the cost.
         steps: Optimizer updates to make.
         probes: Measured just before an update; see :class:`~lrscope.training.probes.Probe`.
         seed: Decides initialisation, data order and the model's own draws.
@@ -78,11 +84,12 @@ def train(
     """
     _check(task, steps, seed, probes, evaluate_every)
     check_schedule(schedule, steps)
+    check_hearing(schedule, task, evaluate_every, probes)
     task.check()
     config = {
         "task": task.name,
         "optimizer": _describe(optimizer),
-        "schedule": schedule.to_spec(),
+        "schedule": spec_of(schedule),
         "steps": steps,
         "seed": seed,
         "probes": [p.name for p in probes],
@@ -93,6 +100,7 @@ def train(
     stream = BatchStream(task.train, seed)
     step, first_loss, seconds_before = 0, math.nan, 0.0
     evaluations, batch_size = 0, 1  # examples evaluated, and those of a training batch, for the cost
+    measured = Cost()  # by schedules that measure
     lines = saved = None
     if out is not None:
         out = Path(out)
@@ -112,6 +120,7 @@ def train(
             restore_states(probes, state["probes"])
             step, first_loss, seconds_before = state["step"], state["first_loss"], state["seconds"]
             evaluations, batch_size = state["evaluations"], state["batch_size"]
+            measured = Cost(**state.get("measured", {}))
             checkpoint.set_random_state(state["random"])
         writer = RunWriter(lines, name, config, append=state is not None, loggers=loggers)
         if state is not None:
@@ -135,6 +144,7 @@ def train(
                     "seconds": seconds(),
                     "evaluations": evaluations,
                     "batch_size": batch_size,
+                    "measured": measured.to_dict(),
                     "model": model.state_dict(),
                     "optimizer": opt.state_dict(),
                     "scheduler": scheduler.state_dict(),
@@ -148,6 +158,7 @@ def train(
         safe = True  # between two updates, so the state can be saved as it is
         try:
             while step < steps:
+                reading: dict[str, float] = {}
                 if evaluate_every and step % evaluate_every == 0:
                     reading, examples = evaluated(task, model)
                     writer.row(step, **reading)
@@ -158,19 +169,29 @@ def train(
                 opt.zero_grad(set_to_none=True)
                 loss = task.loss_fn(model, batch)
                 loss.backward()
-                value, lr = float(loss.detach()), float(opt.param_groups[0]["lr"])
+                value = float(loss.detach())
                 first_loss = value if math.isnan(first_loss) else first_loss
                 if has_diverged(value, first_loss):
                     status = "diverged"
-                    writer.row(step, loss=value, lr=lr)
+                    writer.row(step, loss=value, lr=_lr(opt))
                     writer.event(step, "diverged", loss=value if math.isfinite(value) else None)
                     break
-                seen = TrainState(step, steps, value, lr, model, opt, batch, _event_of(writer, step))
-                row: dict[str, float | None] = {"loss": value, "lr": lr, **group_rates(opt)}
+                spent = tell(
+                    scheduler,
+                    {**reading, "loss": value},
+                    partial(Objective, model, task.loss_fn, [batch], count=task.count),
+                )
+                if spent != Cost():
+                    measured += spent
+                    writer.event(step, "measured", lr=_lr(opt), forwards=spent.forwards)
+                seen = TrainState(step, steps, value, _lr(opt), model, opt, batch, _event_of(writer, step))
+                columns: dict[str, float | None] = {}
                 for probe in probes:
                     if due(probe, step):
-                        row |= probe(seen)
-                writer.row(step, **row)
+                        columns |= probe(seen)
+                tell(scheduler, columns)
+                row: dict[str, float | None] = {"loss": value, "lr": _lr(opt), **group_rates(opt)}
+                writer.row(step, **row | columns)
                 opt.step()
                 scheduler.step()
                 step += 1
@@ -195,7 +216,7 @@ def train(
             writer.event(step, "interrupted")
             writer.close()
             raise
-        cost = Cost(evaluations / batch_size, min(step + 1, steps), updates=step, seconds=seconds())
+        cost = Cost(evaluations / batch_size, min(step + 1, steps), updates=step, seconds=seconds()) + measured
         cost += sum((getattr(p, "cost", Cost()) for p in probes), Cost())
         return writer.end(status, cost)
 
@@ -223,24 +244,8 @@ def _event_of(writer: RunWriter, step: int) -> Callable[..., None]:
     return lambda kind, **detail: writer.event(step, kind, **detail)
 
 
-def check_schedule(schedule: Schedule, steps: int) -> None:
-    """Refuse what is no schedule of learning rates.
-
-    Raises:
-        TypeError: Not a Schedule.
-        ValueError: A learning rate that is negative or not finite.
-    """
-    if not isinstance(schedule, Schedule):
-        raise TypeError(
-            f"schedule: expected a lrscope Schedule, got {type(schedule).__name__}; "
-            "for a fixed learning rate give lrs.schedules.Constant(lr)"
-        )
-    values = schedule.values(steps)
-    bad = ~(np.isfinite(values) & (values >= 0))
-    if bad.any():
-        at = int(bad.argmax())
-        kind = "negative learning rate" if values[at] < 0 else "learning rate"
-        raise ValueError(f"schedule: {kind} {values[at]:.3g} at step {at}; it must be finite and 0 or more")
+def _lr(optimizer: torch.optim.Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def _check(task: Task, steps: int, seed: int, probes: Sequence[Probe], evaluate_every: int | None) -> None:
