@@ -41,7 +41,17 @@ ENTERS = {
         "tasks",
         "training",
     },
-    "adapters": {"errors", "isolation", "objective", "optimizers", "params", "records", "schedules", "tasks"},
+    "adapters": {
+        "errors",
+        "isolation",
+        "objective",
+        "optimizers",
+        "params",
+        "records",
+        "schedules",
+        "stability",
+        "tasks",
+    },
     "reports": {"errors", "records"},
     "cli": {
         "_version",

@@ -98,7 +98,11 @@ class Watch:
         self._began = time.monotonic()
         self.steps = 0
         if cap is not None and not append:
-            self._measure(now=True)
+            try:
+                self._measure(now=True)
+            except BaseException:
+                self._gauge.close()  # else the cap would stay on the optimizer as long as the traceback lives
+                raise
 
     def step(self, loss: float | Tensor | None = None) -> dict[str, float] | None:
         """Note one finished update; returns the row of a reading when one was due, else ``None``.

@@ -1,7 +1,28 @@
-"""Hugging Face: run our schedules under its Trainer, read its schedulers, make a task of what it trains."""
+"""Hugging Face: run schedules and measure under its Trainer, read its schedulers, make a task of what it trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from lrscope.adapters.huggingface.as_task import task
 from lrscope.adapters.huggingface.config import schedule_from_config
 from lrscope.adapters.huggingface.schedule import set_schedule
+from lrscope.errors import MissingExtraError
 
-__all__ = ["schedule_from_config", "set_schedule", "task"]
+if TYPE_CHECKING:
+    from lrscope.adapters.huggingface.sharpness import SharpnessCallback
+
+__all__ = ["SharpnessCallback", "schedule_from_config", "set_schedule", "task"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SharpnessCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from lrscope.adapters.huggingface.sharpness import SharpnessCallback
+    except ImportError as error:
+        raise MissingExtraError(
+            f'SharpnessCallback: transformers cannot be imported ({error}); pip install "lrscope[hf]"'
+        ) from error
+    globals()[name] = SharpnessCallback
+    return SharpnessCallback
