@@ -100,7 +100,7 @@ def find_catapults(run: Run) -> list[Catapult]:
     # so that the neighbourhood of the lowest value does not count as a fall without end.
     shift = 0.0 if loss.min() > 0 else 0.05 * float(np.ptp(loss)) - float(loss.min())
     x = np.log(loss + shift) if np.ptp(loss) > 0 else np.zeros_like(loss)
-    noise, stride = _noise(x), int(np.median(np.diff(steps)))
+    noise, stride = noise_of(x), int(np.median(np.diff(steps)))
     found: list[Catapult] = []
     for width in _widths(noise, len(x)):
         level, sigma = _Level(stride), _spread(noise, width)
@@ -151,7 +151,7 @@ class CatapultDetector:
         if len(self._recent) < 10:
             return None
         values = np.array([v for _, v in self._recent])
-        noise, over = _noise(values), None
+        noise, over = noise_of(values), None
         for width in _widths(noise, len(values)):
             middle, level = self._recent[-1 - width // 2][0], self._levels[width]
             found = level.see(middle, float(np.median(values[-width:])), _spread(noise, width))
@@ -267,7 +267,7 @@ def _with_readings(found: Catapult, readings: list[Reading]) -> Catapult:
     )
 
 
-def _noise(x: np.ndarray) -> float:
+def noise_of(x: np.ndarray) -> float:
     """Standard deviation of batch noise in x: from the median second difference, blind to trends and to jumps."""
     return float(1.4826 * np.median(np.abs(np.diff(x, 2))) / math.sqrt(6))
 

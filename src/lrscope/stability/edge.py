@@ -1,0 +1,141 @@
+"""Training at the edge of stability: the learning rate times the sharpness hovers around what is stable."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lrscope.errors import MeasurementError
+from lrscope.records import Run
+
+NEAR = (0.9, 1.5)
+"""Headroom that counts as around the limit. Nothing holds the sharpness below 1, and what pushes it back above acts
+late: on full-batch digits smooth networks hovered between 0.98 and 1.1, ReLU networks between 1.05 and 1.65."""
+WINDOW = 10
+"""Readings that decide together."""
+MOVES = 0.1
+"""Headroom that changes by more than this within a window is on its way through, not hovering."""
+
+
+@dataclass(frozen=True)
+class EdgeOfStability:
+    """Where headroom hovered around 1.
+
+    Attributes:
+        share: Of all readings, those at the edge.
+        since: Step from which on it was there, the last time; ``None`` if it never was.
+        until: Step at which it left; ``None`` while it is there.
+        mean, spread: Of the headroom at the edge: mean and standard deviation; ``nan`` if it never was there.
+        num_readings: All readings; those at a rate that a cap had lowered are not among them.
+    """
+
+    share: float
+    since: int | None
+    until: int | None
+    mean: float
+    spread: float
+    num_readings: int
+
+    def __str__(self) -> str:
+        if self.since is None:
+            return f"training was never at the edge of stability ({self.num_readings} readings)"
+        when = f"from step {self.since:,} on" if self.until is None else f"from step {self.since:,} to {self.until:,}"
+        return (
+            f"training sat at the edge of stability {when} ({self.share:.0%} of the readings): the learning rate "
+            f"stayed at {self.mean:.2f} +- {self.spread:.2g} times what curvature allows, and a larger one would be "
+            "answered by a flatter place, not by faster training"
+        )
+
+
+class EdgeDetector:
+    """Whether training sits at the edge of stability now, reading by reading.
+
+    It does once 8 of :data:`WINDOW` readings in a row are :data:`NEAR` 1, at least one of them at 1 or above, and
+    the first and the second half of them differ by less than :data:`MOVES`; until fewer than half are near.
+
+    Attributes:
+        since: Step of the first of those readings; ``None`` while it is not there.
+
+    Example:
+        >>> detector = EdgeDetector()
+        >>> [detector.update(step, 0.1 * step if step < 10 else 1 + 0.02 * (-1) ** step) for step in range(20)][-2:]
+        ['reached', None]
+    """
+
+    def __init__(self) -> None:
+        self.since: int | None = None
+        self._recent: deque[tuple[int, float]] = deque(maxlen=WINDOW)
+
+    def update(self, step: int, headroom: float) -> Literal["reached", "left"] | None:
+        """Note a reading; says when the edge is reached or left."""
+        if not math.isfinite(headroom):
+            return None
+        self._recent.append((step, headroom))
+        values = [h for _, h in self._recent]
+        near = [(s, h) for s, h in self._recent if NEAR[0] <= h <= NEAR[1]]
+        if self.since is not None:
+            if len(near) * 2 >= len(values):
+                return None
+            self.since = None
+            return "left"
+        if len(values) < WINDOW or len(near) < 0.8 * WINDOW or max(h for _, h in near) < 1:
+            return None
+        half = WINDOW // 2
+        if abs(float(np.median(values[half:]) - np.median(values[:half]))) >= MOVES:
+            return None
+        self.since = near[0][0]
+        return "reached"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers and lists of them; a detector that loads it goes on as if never interrupted."""
+        return {"since": self.since, "recent": [list(r) for r in self._recent]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.since = state["since"]
+        self._recent = deque(((s, h) for s, h in state["recent"]), maxlen=WINDOW)
+
+
+def edge_of_stability(run: Run) -> EdgeOfStability:
+    """Which share of ``run`` sat at the edge of stability, since when, and how closely.
+
+    The column ``headroom`` goes through an :class:`EdgeDetector`. With momentum and small batches training becomes
+    unstable below 1 already and hovers there: that is not told from a learning rate that is small.
+
+    Raises:
+        MeasurementError: There are no readings of the headroom.
+
+    References:
+        Cohen et al., "Gradient descent on neural networks typically occurs at the edge of stability", 2021,
+        arXiv 2103.00065; thresholds of other optimizers as in :func:`~lrscope.curvature.stability_threshold`.
+    """
+    readings = [
+        (int(row["step"]), float(row["headroom"]))
+        for row in run.rows
+        if row.get("headroom") is not None and row.get("lr_used") is None
+    ]
+    if not readings:
+        raise MeasurementError(
+            f"run {run.name!r}: no readings of the headroom (columns: {', '.join(run.columns) or 'none'}); record "
+            "them with SharpnessProbe or Watch"
+        )
+    detector, begun = EdgeDetector(), None
+    episodes: list[tuple[int, int | None]] = []
+    for step, headroom in readings:
+        said = detector.update(step, headroom)
+        if said == "reached":
+            begun = detector.since
+        elif said == "left" and begun is not None:
+            last = max(s for s, h in readings if s <= step and NEAR[0] <= h <= NEAR[1])
+            episodes.append((begun, last))
+            begun = None
+    if begun is not None:
+        episodes.append((begun, None))
+    inside = [h for s, h in readings if any(a <= s <= (math.inf if b is None else b) for a, b in episodes)]
+    since, until = episodes[-1] if episodes else (None, None)
+    mean, spread = (float(np.mean(inside)), float(np.std(inside))) if inside else (math.nan, math.nan)
+    return EdgeOfStability(len(inside) / len(readings), since, until, mean, spread, len(readings))
