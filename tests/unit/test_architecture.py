@@ -23,7 +23,17 @@ ENTERS = {
     "curvature": {"errors", "isolation", "linalg", "objective", "params", "records", "wrapping"},
     "solvable": {"errors", "linalg", "params", "records"},
     "training": {"errors", "isolation", "objective", "optimizers", "params", "records", "schedules", "tasks"},
-    "stability": {"curvature", "errors", "objective", "optimizers", "params", "records", "tasks", "training"},
+    "stability": {
+        "curvature",
+        "errors",
+        "isolation",
+        "objective",
+        "optimizers",
+        "params",
+        "records",
+        "tasks",
+        "training",
+    },
     "planning": {"errors", "optimizers", "records", "schedules", "stability", "tasks", "training"},
     "papers": {
         "curvature",

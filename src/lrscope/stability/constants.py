@@ -134,9 +134,9 @@ class CriticalConstants:
 
     def __str__(self) -> str:
         return (
-            f"in {self.steps} steps from {len(self.scans)} starts, learning rate times sharpness: the loss jumps from "
-            f"{self.c_loss} on, the sharpness from {self.c_sharp}, a barrier stands from {self.c_barrier} on, and "
-            f"training survives up to {self.c_max}"
+            f"in {self.steps} steps from {len(self.scans)} starts, learning rate times sharpness: "
+            f"the loss jumps from {self.c_loss} on, the sharpness from {self.c_sharp}, "
+            f"a barrier stands from {self.c_barrier} on, and training survives up to {self.c_max}"
         )
 
     def plot(self, ax: Any = None) -> Any:

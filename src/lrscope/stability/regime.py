@@ -107,7 +107,7 @@ class Regime:
             )
         text = ", ".join(said[:-1]) + (" and " if len(said) > 1 else "") + said[-1]
         meaning = {
-            "large-step": "large-step: momentum only changes the learning rate here, and a smaller rate lowers the loss",
+            "large-step": "large-step: momentum only scales the learning rate here; a smaller rate lowers the loss",
             "small-step": "small-step: the loss falls as in convex optimisation, and momentum speeds it up",
             "transition": "between the regimes",
         }.get(self.verdict)
