@@ -60,7 +60,8 @@ def main() -> None:
         step, headroom = run["headroom"]
         print(name, {int(s) + 1: round(float(h), 3) for s, h in zip(step, headroom, strict=True) if s + 1 in MARKS})
         print(" ", {k: round(run.final(k), 4) for k in ("eval_loss", "accuracy")})
-    mpl.rcParams.update(settings(compact=True) | {"svg.hashsalt": "giadam"})
+    for key, value in (settings(compact=True) | {"svg.hashsalt": "giadam"}).items():
+        mpl.rcParams[key] = value  # pyright: ignore[reportArgumentType]
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     draw(figure, runs)
     figure.savefig(OUT, metadata={"Date": None})

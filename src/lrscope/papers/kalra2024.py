@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrscope.curvature import preconditioner, sharpness
 from lrscope.isolation import isolated_rng, mode_of
-from lrscope.optimizers import FunctionalOptimizer, OptimizerSpec
+from lrscope.objective import Objective
+from lrscope.optimizers import FunctionalOptimizer, GIAdam, OptimizerSpec
 from lrscope.schedules import Cosine, Linear, Schedule
 from lrscope.tasks import Batches, BatchStream, Task
 from lrscope.tasks.digits import split
@@ -227,3 +229,25 @@ def warmup_without_normalisation(
     """
     net = task(PlainMLP, depth=depth)
     return {w: grid(net, "adam", warmup=w, seeds=seeds, peaks=peaks, steps=steps) for w in warmups}
+
+
+def sharpness_at_the_start(*, seeds: Sequence[int] = (0, 1, 2), eps: float = 1e-8) -> NDArray[np.float64]:
+    """Preconditioned sharpness before the first update, of Adam and of GI-Adam: shape ``(seeds, 2)``.
+
+    Full batch, so g_0 is g_1; a plain network of depth 4 in float64, half the squared error averaged over classes.
+    The claim: a ratio of ``sqrt(1 - beta2)``, but for eps, which rules where gradients are that small.
+    """
+    net = task(PlainMLP, depth=4)
+    x, y = (part[:500] for part in cast(Batches, net.train).data)
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return 0.5 * F.mse_loss(model(batch[0]), F.one_hot(batch[1], 10).to(batch[0]))
+
+    found = []
+    for seed in seeds:
+        model = net.model(seed).double()
+        objective = Objective(model, loss_fn, [(x.double(), y)])
+        for kind in (torch.optim.Adam, GIAdam):
+            P = preconditioner(kind(model.parameters(), eps=eps), objective)
+            found.append(sharpness(objective, preconditioner=P, tol=1e-5, max_matvecs=5000).value)
+    return np.reshape(found, (len(seeds), 2))

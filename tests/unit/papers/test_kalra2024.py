@@ -77,6 +77,14 @@ def test_the_last_good_peak_is_the_largest_whose_mean_is_above_the_level():
     assert found.at(2.0) == pytest.approx(0.74)
 
 
+def test_the_sharpness_at_the_start_falls_by_the_root_of_one_minus_beta2_but_for_eps():
+    """#3 of the fact sheet: at the usual eps the ratio is larger where some gradients are as small as eps."""
+    adam, gi = kalra2024.sharpness_at_the_start(seeds=[0, 2], eps=1e-12).T
+    np.testing.assert_allclose(gi / adam, np.sqrt(1 - 0.999), rtol=1e-3)
+    ((adam, gi),) = kalra2024.sharpness_at_the_start(seeds=[2])
+    assert 0.036 < gi / adam < 0.037
+
+
 @pytest.mark.slow
 def test_gi_adam_moves_the_failure_boundary_up_as_a_warmup_does():
     """Section 8, #14 and #15 of the fact sheet, with its criteria."""
@@ -87,6 +95,13 @@ def test_gi_adam_moves_the_failure_boundary_up_as_a_warmup_does():
     assert found["giadam", 1].last_good() >= 2 * found["adam", 1].last_good()
     assert found["adam", 100].last_good() >= 4 * found["adam", 1].last_good()
     assert all(grid.finite.all() for grid in found.values())  # #15: Adam fails without diverging
+
+
+@pytest.mark.slow
+def test_without_normalisation_a_warmup_does_not_help_adam():
+    """Contrary to the paper, as a pilot of the fact sheet found: there instability comes late, at the peak itself."""
+    found = kalra2024.warmup_without_normalisation(warmups=[1, 250])
+    assert found[250].last_good() <= found[1].last_good()
 
 
 @pytest.mark.slow
