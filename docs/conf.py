@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 import gallery
+import solvable_figures
 
 from lrscope._version import __version__
 
@@ -35,3 +36,4 @@ smartquotes_action = "qe"  # quotes and ellipses; TEXP-- and --json keep their h
 
 def setup(app):
     app.connect("builder-inited", lambda _: gallery.write())
+    app.connect("builder-inited", lambda _: solvable_figures.write())

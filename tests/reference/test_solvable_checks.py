@@ -7,7 +7,7 @@ import pytest
 from lrscope.solvable.checks import CHECKS
 
 NOT_REPRODUCED = {
-    # Two of 120 catapults need 3,208 and 8,675 steps: their final curvature is a hundredth of 2 / lr and less.
+    # Two of 120 catapults take 3,208 and 8,675 steps: they end so flat (lr x curvature .006 and .002) that they crawl.
     "lewkowycz2020/L1": {"c <= 3.9: every run converges within 2,000 steps"},
     # At width 20 the residual's part of the Hessian is 3 to 11 % of it.
     "lewkowycz2020/L4": {"width 20: agree within 2 %"},

@@ -230,7 +230,7 @@ def test_the_sign_rule_says_what_the_first_step_does(width, y, scale, seed, c):
     if abs(lr * uv.kernel * r**2 - 4 * f * r) > 1e-9 * abs(4 * f * r):
         net, X = uv.net(), torch.ones(1, 1, dtype=DOUBLE)
         half_mse(net, (X, torch.tensor([y], dtype=DOUBLE))).backward()
-        after = sum(float((p - lr * p.grad).pow(2).sum()) for p in net.parameters())
+        after = sum(float((p - lr * p.grad).detach().pow(2).sum()) for p in net.parameters())
         before = sum(float(p.detach().pow(2).sum()) for p in net.parameters())
         if abs(after / before - 1) > 1e-12:
             assert uv.tendency(lr) == ("sharpening" if after > before else "reduction")

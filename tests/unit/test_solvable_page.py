@@ -1,0 +1,35 @@
+"""The page on solvable models: its pictures are drawn, its checks are all there and told as they come out."""
+
+import importlib.util
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from lrscope.solvable import UV
+from lrscope.solvable.checks import CHECKS
+
+DOCS = Path(__file__).parents[2] / "docs"
+spec = importlib.util.spec_from_file_location("solvable_figures", DOCS / "solvable_figures.py")
+figures = sys.modules["solvable_figures"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(figures)
+PAGE = (DOCS / "solvable.md").read_text(encoding="utf-8")
+
+
+def test_every_picture_is_drawn_and_included(tmp_path):
+    for path in figures.write(tmp_path):
+        text = path.read_text(encoding="utf-8")
+        svg = ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
+        assert len(list(svg.iter())) > 100
+        assert f"_generated/{path.name}" in PAGE
+
+
+def test_every_check_has_a_row():
+    rows = [line.split("|")[1].strip() for line in PAGE.splitlines() if line.startswith("| ") and "/" in line[:22]]
+    assert sorted(rows) == sorted(CHECKS)
+
+
+def test_the_example_prints_what_the_page_says():
+    uv = UV(width=512)
+    assert f"{uv.critical_lr:.4g}: above it" in PAGE
+    assert f"{uv.max_lr:.4g}: from here" in PAGE
+    assert str(uv.run(lr=1.26)) in PAGE.replace("\n# curvature", " curvature")
