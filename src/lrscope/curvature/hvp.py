@@ -210,9 +210,9 @@ class DifferenceHessian(Hessian):
         length = float(v.norm())
         if length == 0:
             return torch.zeros_like(v)
-        shift = (step / length) * v
-        ahead = self.objective.grad(self.theta + shift)
+        # Without a vector for the shift itself: what is alive during a gradient adds to its peak of memory.
+        ahead = self.objective.grad(torch.add(self.theta, v, alpha=step / length))
         if self.gradient is not None:
             return (ahead - self.gradient).mul_(length / step)
-        behind = self.objective.grad(self.theta - shift)
+        behind = self.objective.grad(torch.add(self.theta, v, alpha=-step / length))
         return (ahead - behind).mul_(length / (2 * step))
