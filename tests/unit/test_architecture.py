@@ -31,8 +31,10 @@ ENTERS = {
         "optimizers",
         "params",
         "records",
+        "schedules",
         "tasks",
         "training",
+        "wrapping",
     },
     "planning": {"errors", "optimizers", "records", "schedules", "stability", "tasks", "training"},
     "papers": {

@@ -16,6 +16,7 @@ from lrscope.stability.invariance import GroupInvariance, ScaleInvariance, scale
 from lrscope.stability.probes import SharpnessProbe
 from lrscope.stability.regime import Regime, measure_regime, run_regime
 from lrscope.stability.sharpening import Sharpening, natural_sharpening
+from lrscope.stability.warmups import CatapultWarmup, CriticalWarmup, warmup_from_critical
 from lrscope.stability.watch import Watch
 
 __all__ = [
@@ -23,9 +24,11 @@ __all__ = [
     "Cap",
     "Catapult",
     "CatapultDetector",
+    "CatapultWarmup",
     "CriticalConstants",
     "CriticalLR",
     "CriticalSharpness",
+    "CriticalWarmup",
     "EdgeDetector",
     "EdgeOfStability",
     "GroupInvariance",
@@ -47,4 +50,5 @@ __all__ = [
     "natural_sharpening",
     "run_regime",
     "scale_invariance",
+    "warmup_from_critical",
 ]

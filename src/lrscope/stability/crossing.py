@@ -18,6 +18,9 @@ from lrscope.records.critical import CriticalStatus
 GROW = 2.0
 """Factor between probes while looking for a bracket (Kalra & Barkeshli 2024: k = 2)."""
 
+_JUMP = 1e-4
+"""Relative width at which a loss that still rises by too much at the upper end has a jump."""
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -43,6 +46,8 @@ class Search:
         max_forwards: Forward passes at most.
         start: First learning rate tried, for example the last answer; by default the one that would bring the
             linearised loss to zero.
+        rise: Ends instead with a learning rate that raises the loss by no more than this share of it: the upper end,
+            if the loss has no jump there.
 
     Raises:
         ValueError: A range or tolerance is out of bounds.
@@ -53,6 +58,7 @@ class Search:
     tol: float = 0.05
     max_forwards: int = 40
     start: float | None = None
+    rise: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.smallest < self.largest < math.inf:
@@ -65,6 +71,8 @@ class Search:
             raise ValueError(f"max_forwards: expected an integer of 5 or more, got {self.max_forwards!r}")
         if self.start is not None and not 0 < self.start < math.inf:
             raise ValueError(f"start: expected a positive learning rate or None, got {self.start!r}")
+        if self.rise is not None and not 0 < self.rise <= 1:
+            raise ValueError(f"rise: expected a share of the loss, above 0 and at most 1, or None, got {self.rise!r}")
 
     def step(self, part: Objective, optimizer: torch.optim.Optimizer, theta: Tensor) -> tuple[Crossing, Cost]:
         """The crossing of the optimizer's next step from theta, ``(P,)``, on the loss of ``part``, and its cost.
@@ -100,7 +108,7 @@ class Search:
                 return Crossing(lr, lr, "stable up to the largest")
             if bracket.high <= self.smallest:
                 return Crossing(lr, lr, "unstable at the smallest")
-            if bracket.ratio <= 1 + self.tol:
+            if self._is_enough(bracket, loss):
                 break
             lr = min(max(bracket.next(), self.smallest), self.largest)
         if bracket.low == 0.0:
@@ -108,6 +116,11 @@ class Search:
         if math.isinf(bracket.high):
             return Crossing(bracket.low, bracket.low, "stable up to the largest")
         return Crossing(bracket.low, bracket.high)
+
+    def _is_enough(self, bracket: _Bracket, loss: float) -> bool:
+        if self.rise is None:
+            return bracket.ratio <= 1 + self.tol
+        return bracket.low > 0 and (bracket.rise <= self.rise * abs(loss) or bracket.ratio <= 1 + _JUMP)
 
 
 class _Bracket:
@@ -132,6 +145,11 @@ class _Bracket:
     @property
     def ratio(self) -> float:
         return self.high / self.low if self.low > 0 else math.inf
+
+    @property
+    def rise(self) -> float:
+        """Of the loss, at the upper end."""
+        return self._rising[0][0] * self._rising[0][1] if self._rising else math.inf
 
     def add(self, lr: float, rise: float) -> None:
         """Take in a probe; a rise that is not finite counts as one."""
