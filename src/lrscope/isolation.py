@@ -75,6 +75,14 @@ def isolated_rng(seed: int | None = None, generators: Iterable[torch.Generator] 
         before.restore()
 
 
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """Generators that a ``DataLoader`` (or anything shaped like one) draws from on its own account."""
+    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    owners = [loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
+    found = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
+    return list(found.values())
+
+
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 

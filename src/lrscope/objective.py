@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from lrscope.errors import TaskError
-from lrscope.isolation import isolated_rng, mode_of
+from lrscope.isolation import generators_of, isolated_rng, mode_of
 from lrscope.params import ParamLayout
 from lrscope.records import Cost
 from lrscope.wrapping import (
@@ -170,7 +170,7 @@ class Objective:
                 f"{' of tensors' if isinstance(batches, tuple) else ''}, which looks like one batch; wrap one batch: "
                 "[batch] (and several in a list)"
             )
-        with isolated_rng():
+        with isolated_rng(generators=generators_of(batches)):  # a loader shuffles on as if it had not been read
             self.batches: tuple[Batch, ...] = tuple(batches)
         if not self.batches:
             raise TaskError("batches: empty, so there is no loss to measure; give at least one batch")

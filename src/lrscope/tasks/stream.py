@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from lrscope.errors import TaskError
-from lrscope.isolation import RandomState, isolated_rng
+from lrscope.isolation import RandomState, generators_of, isolated_rng
 from lrscope.objective import Batch
 
 
@@ -57,7 +56,7 @@ class BatchStream:
 
     def epoch(self) -> Iterator[Batch]:
         """The batches of the current epoch, from its start."""
-        generators, samplers = _generators(self.source), _epoch_samplers(self.source)
+        generators, samplers = generators_of(self.source), _epoch_samplers(self.source)
         seed = int(np.random.SeedSequence([self.seed, self.epoch_index]).generate_state(1)[0])
         outside_epochs = [sampler.epoch for sampler in samplers]
         try:
@@ -97,14 +96,6 @@ class BatchStream:
 
 
 _END: Any = object()
-
-
-def _generators(source: Any) -> list[torch.Generator]:
-    """Generators that a ``DataLoader`` (or anything shaped like one) draws from on its own account."""
-    sampler, batch_sampler = getattr(source, "sampler", None), getattr(source, "batch_sampler", None)
-    owners = [source, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
-    found = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
-    return list(found.values())
 
 
 def _epoch_samplers(source: Any) -> list[Any]:
