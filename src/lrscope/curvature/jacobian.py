@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -440,6 +440,7 @@ class EmpiricalFisher(JacobianOperator):
             raise ValueError(f"per: expected 'example' or 'batch', got {per!r}")
         super().__init__(objective, theta, method)
         self.per = per
+        self._vectorised: bool | None = None  # not known before the first backward pass
 
     def _multiply(self, v: Tensor) -> Tensor:
         product = torch.zeros_like(v)
@@ -449,7 +450,17 @@ class EmpiricalFisher(JacobianOperator):
 
     def _outputs(self, leaf: Tensor, batch: Batch) -> tuple[list[Tensor], Tensor]:
         loss = self.objective.batch_loss(leaf, batch)
-        return ([loss.reshape(1)] if self.per == "batch" else [per_example(self.objective, leaf, batch, loss)]), loss
+        if self.per == "batch":
+            return [loss.reshape(1)], loss
+        losses = per_example(self.objective, leaf, batch, loss, vectorised=self._vectorised is not False)
+        if self._vectorised is None:
+            try:
+                torch.autograd.grad(losses.sum(), leaf, retain_graph=True)
+                self._vectorised = True
+            except RuntimeError:  # activation checkpointing cannot run the model again outside of vmap
+                self._vectorised = False
+                losses = per_example(self.objective, leaf, batch, loss, vectorised=False)
+        return [losses], loss
 
 
 def captured(objective: Objective, leaf: Tensor, batch: Batch, pick: Outputs | None) -> tuple[list[Tensor], Tensor]:
@@ -489,8 +500,8 @@ def _tensors(output: Any) -> Tensor:
     return found
 
 
-def per_example(objective: Objective, leaf: Tensor, batch: Batch, loss: Tensor) -> Tensor:
-    """The loss of every example alone, ``(n,)``, differentiable in ``leaf``.
+def per_example(objective: Objective, leaf: Tensor, batch: Batch, loss: Tensor, *, vectorised: bool = True) -> Tensor:
+    """The loss of every example alone, ``(n,)``, differentiable in ``leaf``; in one pass where that is possible.
 
     Raises:
         MeasurementError: Their mean is not the loss of the batch, or there are no examples to take.
@@ -512,9 +523,12 @@ def per_example(objective: Objective, leaf: Tensor, batch: Batch, loss: Tensor) 
 
     tensors = [x for m, x in zip(mapped, leaves, strict=True) if m]
     try:
-        try:
-            losses = torch.func.vmap(one, randomness="same")(*tensors)
-        except (RuntimeError, ValueError):  # an operation that cannot be vectorised, a branch on data
+        losses = None
+        if vectorised:
+            # Else an operation cannot be vectorised, or there is a branch on data.
+            with suppress(RuntimeError, ValueError):
+                losses = torch.func.vmap(one, randomness="same")(*tensors)
+        if losses is None:
             losses = torch.stack([one(*(x[i] for x in tensors)) for i in range(n)])
     except (RuntimeError, ValueError) as error:
         raise MeasurementError(

@@ -10,7 +10,15 @@ import cases
 import fingerprints
 from hvp_cases import Checkpointed, compiled
 from lrscope import Objective, sharpness
-from lrscope.curvature import DifferenceHessian, ExactHessian, ForwardHessian, GaussNewton, block, choose
+from lrscope.curvature import (
+    DifferenceHessian,
+    EmpiricalFisher,
+    ExactHessian,
+    ForwardHessian,
+    GaussNewton,
+    block,
+    choose,
+)
 from lrscope.errors import MeasurementError, TaskError
 
 METHODS = [ExactHessian, ForwardHessian, DifferenceHessian]
@@ -140,6 +148,16 @@ def test_gauss_newton_is_right_under_checkpointing_too():
     product = GaussNewton(objective, theta) @ v
     model.reentrant = None
     torch.testing.assert_close(product, GaussNewton(objective, theta) @ v, rtol=1e-12, atol=1e-14)
+
+
+def test_the_empirical_fisher_takes_single_examples_under_checkpointing_too():
+    torch.manual_seed(0)
+    model = Checkpointed(False).double()
+    objective = Objective(model, cases.cross_entropy, batches(torch.float64))
+    theta, v = objective.point() + 0.3, direction(objective)
+    product = EmpiricalFisher(objective, theta) @ v
+    model.reentrant = None
+    torch.testing.assert_close(product, EmpiricalFisher(objective, theta) @ v, rtol=1e-12, atol=1e-14)
 
 
 # One probe for one loss and model.
