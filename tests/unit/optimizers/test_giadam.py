@@ -1,10 +1,13 @@
 """GI-Adam and RI-Adam against torch's own Adam, whose second moment is filled by hand."""
 
 import copy
+import doctest
 import io
 import math
 import pickle
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -502,3 +505,20 @@ class TestInTheLibrary:
         scope = {"model": build()}
         exec(text, scope)
         assert ("import torch\n" in text) == ("torch.optim" in line)
+
+
+def test_the_page_runs_as_printed():
+    page = (Path(__file__).parents[3] / "docs" / "giadam.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    scope = {}
+    exec(block, scope)
+    assert isinstance(scope["optimizer"], GIAdamW)
+    assert scope["scheduler"].last_epoch == 100
+
+
+def test_docstrings_run_as_printed():
+    from lrscope.optimizers import giadam
+
+    tried = doctest.testmod(giadam, extraglobs={"torch": torch})
+    assert tried.attempted > 5
+    assert tried.failed == 0
