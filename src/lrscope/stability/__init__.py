@@ -4,19 +4,21 @@ from lrscope.records import CriticalLR
 from lrscope.stability.alarm import Alarm
 from lrscope.stability.cap import Cap
 from lrscope.stability.catapult import Catapult, CatapultDetector, find_catapults
+from lrscope.stability.catapult_warmup import CatapultWarmup
 from lrscope.stability.constants import CriticalConstants, critical_constants
 from lrscope.stability.critical import critical_lr
 from lrscope.stability.critical_sharpness import CriticalSharpness, critical_sharpness
+from lrscope.stability.critical_warmup import CriticalWarmup, warmup_from_critical
 from lrscope.stability.decay import decay_curvature
 from lrscope.stability.edge import EdgeDetector, EdgeOfStability, edge_of_stability
 from lrscope.stability.equivalent import equivalent_lr
 from lrscope.stability.explain import explain
 from lrscope.stability.gauge import StabilityGauge
 from lrscope.stability.invariance import GroupInvariance, ScaleInvariance, scale_invariance
+from lrscope.stability.jump import Jump, find_jump
 from lrscope.stability.probes import SharpnessProbe
 from lrscope.stability.regime import Regime, measure_regime, run_regime
 from lrscope.stability.sharpening import Sharpening, natural_sharpening
-from lrscope.stability.warmups import CatapultWarmup, CriticalWarmup, warmup_from_critical
 from lrscope.stability.watch import Watch
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "EdgeDetector",
     "EdgeOfStability",
     "GroupInvariance",
+    "Jump",
     "Regime",
     "ScaleInvariance",
     "Sharpening",
@@ -46,6 +49,7 @@ __all__ = [
     "equivalent_lr",
     "explain",
     "find_catapults",
+    "find_jump",
     "measure_regime",
     "natural_sharpening",
     "run_regime",
