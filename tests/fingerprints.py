@@ -59,3 +59,53 @@ def everything(
         if isinstance(generator, torch.Generator):
             parts.append(digest(generator.get_state()))
     return digest(parts)
+
+
+def wiring(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> list[Any]:
+    """What contents do not show: which objects, which of them are trained, what is hooked to them."""
+    parts: list[Any] = []
+    for module in model.modules():
+        hooks = [list(v) for k, v in sorted(vars(module).items()) if k.endswith("_hooks")]
+        tensors = [(k, id(t)) for store in (module._parameters, module._buffers) for k, t in store.items()]
+        parts.append([id(module), sorted(map(str, vars(module))), hooks, tensors])
+    for p in model.parameters():
+        hooks = [list(h) if (h := getattr(p, name, None)) else [] for name in _TENSOR_HOOKS]
+        parts.append([p.requires_grad, id(p.grad), p.grad_fn, p.data_ptr(), hooks])
+    if optimizer is not None:
+        hooks = [list(v) for k, v in sorted(vars(optimizer).items()) if k.endswith("_hooks")]
+        parts += [hooks, sorted(vars(optimizer)), [list(map(id, g["params"])) for g in optimizer.param_groups]]
+    return parts
+
+
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def settings() -> list[Any]:
+    """Switches of torch that hold for the whole process, or for this thread."""
+    cuda = torch.backends.cuda
+    return [
+        torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"),
+        torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
+        cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled(),
+        torch.is_anomaly_enabled(), str(torch._dynamo.eval_frame._stance),
+    ]  # fmt: skip
+
+
+def world(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, batches: Any = (), generators: Any = ()
+) -> dict[str, Any]:
+    """All that a measurement must leave alone, by name, so that a difference says where."""
+    return {
+        "parameters": digest(dict(model.named_parameters())),
+        "buffers": digest(dict(model.named_buffers())),
+        "gradients": digest([None if p.grad is None else p.grad for p in model.parameters()]),
+        "modes": [m.training for m in model.modules()],
+        "optimizer": digest(optimizer.state_dict()) if optimizer is not None else "",
+        "random": [
+            digest(torch.get_rng_state()), digest(random.getstate()), digest(np.random.get_state()),
+            *(digest(g.get_state()) for g in generators),
+        ],
+        "batches": digest(list(batches)),
+        "wiring": wiring(model, optimizer),
+        "settings": settings(),
+    }  # fmt: skip
