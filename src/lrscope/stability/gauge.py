@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -10,7 +9,6 @@ from typing import Any, Literal
 import torch
 
 from lrscope.curvature import EigenResult, SharpnessTracker, headroom, reference_lr, stability_threshold
-from lrscope.curvature.pace import Pace
 from lrscope.errors import LrscopeWarning, MeasurementError
 from lrscope.objective import Objective, require_objective
 from lrscope.optimizers.announce import announce
@@ -95,10 +93,9 @@ class StabilityGauge:
         except MeasurementError:
             self.known = False
         optimizer = self.optimizer if self.known else None
-        # The budget is kept here and not by the tracker: that spends it on many readings of one product each, and far
-        # apart one product is 10 to 25 % off in the median. Fewer readings that are right cost the same.
-        self.tracker = SharpnessTracker(self.objective, optimizer, tol=_TOL if self.every == "auto" else 1e-2)
-        self.pace = Pace(longest=LONGEST, budget=self.budget)
+        self.tracker = SharpnessTracker(
+            self.objective, optimizer, tol=_TOL if self.every == "auto" else 1e-2, budget=self.budget, longest=LONGEST
+        )
         self._trained = self._flags()
 
     def step(self, step: int, event: Event, *, now: bool = False) -> dict[str, float | None] | None:
@@ -148,12 +145,8 @@ class StabilityGauge:
         return self._row(self.tracker.update())
 
     def _paced(self) -> dict[str, float | None] | None:
-        scale = self._lr() / self._threshold() if self.known else math.nan
-        if not self.pace.due(scale, price=Cost(gradients=int(self.tracker.adaptive), products=1).in_gradients()):
-            return None
-        top = self.tracker.update()
-        self.pace.read(top.values.tolist(), top.cost.in_gradients())
-        return self._row(top)
+        top = self.tracker.step(self._lr() if self.known else None)
+        return None if top is None else self._row(top)
 
     def _row(self, top: EigenResult) -> dict[str, float | None]:
         row: dict[str, float | None] = {"sharpness": top.value, "sharpness_residual": top.residual}
@@ -228,7 +221,6 @@ class StabilityGauge:
         """Tensors, numbers and strings; with it loaded, readings, alarm and cap go on as if never interrupted."""
         return {
             "tracker": self.tracker.state_dict(),
-            "pace": self.pace.state_dict(),
             "cost": self.cost.to_dict(),
             "alarm": None if self.alarm is None else self.alarm.state_dict(),
             "cap": None if self.cap is None else self.cap.state_dict() | {"episode": self._capped_at},
@@ -242,7 +234,6 @@ class StabilityGauge:
             MeasurementError: It belongs to another model.
         """
         self.tracker.load_state_dict(state["tracker"])
-        self.pace.load_state_dict(state["pace"])
         self._before = Cost(**state["cost"])
         self._failed, self._patience, self._wait = state["failed"]
         if self.alarm is not None and state["alarm"] is not None:

@@ -291,7 +291,7 @@ class _Steps:
                 ready = getattr(owner, hook)(ready, 0)
             step = getattr(model, which)
             try:
-                return step(ready, 1) if _takes_index(step) else step(ready)
+                return step(ready, 1) if takes_index(step) else step(ready)
             except AttributeError as error:
                 hooks = [hook for hook in _HOOKS if _overrides(model, hook)]
                 if error.obj is not model or not hooks:
@@ -305,7 +305,7 @@ class _Steps:
         return out.get("loss") if isinstance(out, Mapping) else out
 
 
-def _takes_index(step: Any) -> bool:
+def takes_index(step: Any) -> bool:
     parameters = inspect.signature(step).parameters.values()
     return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) > 1 or any(
         p.kind is p.VAR_POSITIONAL for p in parameters
