@@ -157,6 +157,13 @@ class TestTheRule:
         optimizer.step()
         torch.testing.assert_close(theta.detach(), -0.1 * torch.tensor([math.sqrt(1 - BETA2), 1.0]).double())
 
+    def test_a_closure_that_makes_the_gradient_inside_the_step(self):
+        model, reference = build(), build()
+        optimizer, plain = GIAdam(model.parameters(), lr=0.1), GIAdam(reference.parameters(), lr=0.1)
+        for batch in range(4):
+            optimizer.step(lambda batch=batch: backward(model, batch))
+        same(model, train(reference, plain, range(4)))
+
     def test_the_first_step_can_be_differentiated(self):
         """``differentiable=True``: the derivative also goes through v_0."""
 
@@ -291,33 +298,27 @@ class TestState:
             optimizer.state[p]
         same(train(model, optimizer, range(4)), train(reference, plain, range(4)))
 
-    def test_a_distributed_checkpoint_before_the_first_step_changes_nothing(self):
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_a_distributed_checkpoint_before_the_first_step_changes_nothing(self, groups):
         """torch.distributed.checkpoint makes a step of rate 0 on zero gradients to see what the state looks like."""
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-        reference = build()
-        train(reference, GIAdamW(reference.parameters(), lr=0.02), range(6))
-        model = build()
-        optimizer = GIAdamW(model.parameters(), lr=0.02)
-        first = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
-        same(train(model, optimizer, range(3)), train(build_like(model, first, 0), None, []))
-        later, weights = copy.deepcopy((get_optimizer_state_dict(model, optimizer), model.state_dict()))
+        def made():
+            model = build()
+            parts = [model] if groups == 1 else [model[0], model[2]]
+            return model, GIAdamW([{"params": part.parameters()} for part in parts], lr=0.02)
+
+        reference = train(*made(), range(6))
+        model, optimizer = made()
+        empty = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
+        train(model, optimizer, range(3))
+        third, weights = copy.deepcopy((get_optimizer_state_dict(model, optimizer), model.state_dict()))
         same(train(model, optimizer, range(3, 6)), reference)
-        resumed = build()
-        resumed.load_state_dict(weights)
-        its_own = GIAdamW(resumed.parameters(), lr=0.02)
-        set_optimizer_state_dict(resumed, its_own, later)
-        same(train(resumed, its_own, range(3, 6)), reference)
-
-
-def build_like(model, state, start):
-    """A new model trained for three steps by an optimizer that loaded ``state``."""
-    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
-
-    other = build()
-    optimizer = GIAdamW(other.parameters(), lr=0.02)
-    set_optimizer_state_dict(other, optimizer, state)
-    return train(other, optimizer, range(start, start + 3))
+        for state, start in ((empty, 0), (third, 3)):
+            resumed, its_own = made()
+            resumed.load_state_dict(weights if start else resumed.state_dict())
+            set_optimizer_state_dict(resumed, its_own, state)
+            same(train(resumed, its_own, range(start, 6)), reference)
 
 
 class TestParametersOfEveryKind:
