@@ -122,6 +122,10 @@ class ScaleInvariant(Dynamics):
             return torch.zeros_like(seen["loss"], dtype=torch.bool)
         return super()._settled(seen, first)
 
+    def _escaped(self, seen: Mapping[str, Tensor], first: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002
+        """No run ever: the loss is at most 1, however close to a minimum it began."""
+        return torch.zeros_like(seen["loss"], dtype=torch.bool)
+
 
 class Walk(NamedTuple):
     """Norm of the weights, ``(T+1,)``; the angle they turn by in each step, ``(T,)``; share of steps clipped."""

@@ -54,6 +54,12 @@ def test_below_the_critical_norm_a_minimum_throws_the_weights_out():
     assert ScaleInvariant((0.1, 1.0)).calm_steps(lr, 1.0) == math.inf
 
 
+def test_a_start_next_to_a_minimum_that_is_thrown_out_has_not_diverged():
+    run = ScaleInvariant((1e-150, 0.1), 0.05).run(0.05, 2000)
+    assert run.status == "running"
+    assert float(run.loss.max()) > 0.1
+
+
 def test_without_decay_the_norm_only_grows_and_it_settles():
     run = ScaleInvariant((1.0, 0.5)).run([0.05, 1.0, 20.0], 3000)
     assert bool((run["norm"][1:] >= run["norm"][:-1]).all())
