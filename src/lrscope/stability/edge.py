@@ -47,8 +47,7 @@ class EdgeOfStability:
         when = f"from step {self.since:,} on" if self.until is None else f"from step {self.since:,} to {self.until:,}"
         return (
             f"training sat at the edge of stability {when} ({self.share:.0%} of the readings): the learning rate "
-            f"stayed at {self.mean:.2f} +- {self.spread:.2g} times what curvature allows, and a larger one would be "
-            "answered by a flatter place, not by faster training"
+            f"stayed at {self.mean:.2f} +- {self.spread:.2g} times what curvature allows, as the curvature gave way"
         )
 
 
@@ -63,8 +62,11 @@ class EdgeDetector:
 
     Example:
         >>> detector = EdgeDetector()
-        >>> [detector.update(step, 0.1 * step if step < 10 else 1 + 0.02 * (-1) ** step) for step in range(20)][-2:]
-        ['reached', None]
+        >>> rising = [0.1 * step for step in range(10)]
+        >>> [detector.update(step, h) for step, h in enumerate(rising + [1.01, 0.99] * 10)].index("reached")
+        18
+        >>> detector.since
+        9
     """
 
     def __init__(self) -> None:

@@ -23,8 +23,8 @@ class Sharpening:
     """How the sharpness moved while the learning rate was below what it allows.
 
     Attributes:
-        kind: ``"sharpening"``, ``"reduction"``, ``"constant"``; ``"unknown"`` where the limit was passed before
-            there were five readings.
+        kind: ``"sharpening"``, ``"reduction"``, ``"constant"``; ``"unknown"`` where there never were five readings
+            in a row below the limit.
         start, end: Steps of the first and the last reading of that stretch.
         before, after: Sharpness there (medians of up to three readings).
         noise: Standard deviation of one reading, as a share of it.
@@ -47,11 +47,11 @@ class Sharpening:
     def __str__(self) -> str:
         if self.kind == "unknown":
             return (
-                f"the learning rate was beyond what curvature allows from step {self.end:,} on, too early to see "
-                "where the sharpness goes by itself"
+                "the learning rate was too often beyond what curvature allows to see where the sharpness goes by "
+                "itself"
             )
         words = {"sharpening": "rose", "reduction": "fell", "constant": "stayed"}
-        text = f"before any instability the sharpness {words[self.kind]}"
+        text = f"while the learning rate was below what curvature allows, the sharpness {words[self.kind]}"
         if self.kind == "constant":
             text += f" within a tenth of {self.before:.3g} (steps {self.start:,} to {self.end:,})"
         elif self.turn is not None:
@@ -69,9 +69,10 @@ class Sharpening:
 
 
 def natural_sharpening(run: Run) -> Sharpening:
-    """Whether the sharpness of ``run`` rose, fell or stayed before the learning rate first met the limit.
+    """Whether the sharpness of ``run`` rose, fell or stayed before the learning rate met the limit.
 
-    Read are all readings up to the first one with a headroom of 1 or more. A change counts from :data:`CHANGE` on,
+    Read is the first stretch of five or more readings with a headroom below 1, up to the first that is not. (Adam's
+    first steps are beyond it wherever there is no warmup.) A change counts from :data:`CHANGE` on,
     and from three standard deviations of a reading's noise. Which of the three it is, is set by parameterisation and
     initialisation, and decides what a warmup does: against sharpening it competes, with a reduction it cooperates.
     For Adam the sharpness is the preconditioned one, which falls first, whatever the network.
@@ -88,11 +89,20 @@ def natural_sharpening(run: Run) -> Sharpening:
             f"run {run.name!r}: no readings of sharpness and headroom (columns: {', '.join(run.columns) or 'none'}); "
             "record them with SharpnessProbe or Watch"
         )
-    beyond = next((i for i, row in enumerate(rows) if row["headroom"] >= 1), None)
-    free = [r for r in rows[:beyond] if r["sharpness"] > 0]
-    if len(free) < _FEWEST:
-        at = rows[beyond or 0]
-        return Sharpening("unknown", int(rows[0]["step"]), int(at["step"]), rows[0]["sharpness"], math.nan, math.nan)
+    begin, free, beyond = 0, [], None
+    for i, row in enumerate([*rows, None]):
+        if row is not None and row["headroom"] < 1:
+            continue
+        free = [r for r in rows[begin:i] if r["sharpness"] > 0]
+        if len(free) >= _FEWEST:
+            beyond = row
+            break
+        begin = i + 1
+    else:
+        first, last = rows[0], rows[-1]
+        return Sharpening(
+            "unknown", int(first["step"]), int(last["step"]), first["sharpness"], last["sharpness"], math.nan
+        )
     steps = [int(r["step"]) for r in free]
     x = np.log([r["sharpness"] for r in free])
     noise = noise_of(x)
