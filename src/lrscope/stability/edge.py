@@ -64,7 +64,7 @@ class EdgeDetector:
         >>> detector = EdgeDetector()
         >>> rising = [0.1 * step for step in range(10)]
         >>> [detector.update(step, h) for step, h in enumerate(rising + [1.01, 0.99] * 10)].index("reached")
-        18
+        17
         >>> detector.since
         9
     """

@@ -1,0 +1,288 @@
+"""Leclerc & Madry 2020, The Two Regimes of Deep Network Training, arXiv 2002.10376, on scikit-learn's digits.
+
+The paper's own networks, grids and tables could not be read; its statements are checked on small networks of ours, with
+criteria set before measuring. ``for check in CHECKS.values(): print(check())`` takes some minutes.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lrscope.isolation import isolated_rng
+from lrscope.objective import Objective
+from lrscope.solvable.checks.check import Check, Holds, Numbers
+from lrscope.stability.trial import Trial
+from lrscope.tasks import Batches
+
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+CHECKS: dict[str, Check] = {}
+"""The six checks by id."""
+Kind = Literal["MLP", "MLP-BN"]
+
+
+def _check(id: str, claim: str) -> Callable[[Callable[..., tuple[Numbers, Holds]]], Check]:
+    def register(measure: Callable[..., tuple[Numbers, Holds]]) -> Check:
+        CHECKS[id] = Check(id, claim, measure)
+        return CHECKS[id]
+
+    return register
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images, ``(N, 64)``, and labels to train on and to judge by."""
+
+    x: Tensor
+    y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+
+@cache
+def digits(num_train: int, seed: int, noise: float = 0.0) -> Data:
+    """A random split by ``seed``; a share ``noise`` of the training labels is drawn anew, uniformly."""
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    x = torch.tensor(found.data / 16 - 0.3, dtype=torch.float32)
+    y = torch.tensor(found.target, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(y), generator=generator)
+    train, test = order[:num_train], order[num_train:]
+    labels = y[train].clone()
+    wrong = torch.randperm(num_train, generator=generator)[: round(noise * num_train)]
+    labels[wrong] = torch.randint(10, (len(wrong),), generator=generator)
+    return Data(x[train], labels, x[test], y[test])
+
+
+def network(kind: Kind, seed: int) -> nn.Module:
+    """64-64-64-10 with ReLU; ``"MLP-BN"`` has BatchNorm before it and no biases in the hidden layers."""
+    norm = kind == "MLP-BN"
+    layers: list[nn.Module] = []
+    with isolated_rng(seed):
+        for _ in range(2):
+            layers += [nn.Linear(64, 64, bias=not norm), *([nn.BatchNorm1d(64)] if norm else []), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(64, 10))
+
+
+def full_loss(model: nn.Module, data: Data) -> float:
+    """Cross-entropy over the training set in train mode; the running statistics are put back."""
+    buffers = [b.clone() for b in model.buffers()]
+    with torch.no_grad():
+        loss = float(F.cross_entropy(model(data.x), data.y))
+        for b, before in zip(model.buffers(), buffers, strict=True):
+            b.copy_(before)
+    return loss
+
+
+def accuracy(model: nn.Module, data: Data) -> float:
+    """Share of the test images that are told right, in eval mode, in percent."""
+    model.eval()
+    with torch.no_grad():
+        right = (model(data.test_x).argmax(1) == data.test_y).double().mean()
+    model.train()
+    return 100 * float(right)
+
+
+def train(
+    model: nn.Module, data: Data, epochs: int, lr: float, *, momentum: float = 0.0, batch_size: int, seed: int
+) -> list[float]:
+    """SGD at a constant rate, a fresh momentum buffer; full training losses before and after each epoch."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    generator = torch.Generator().manual_seed(seed)
+    losses = [full_loss(model, data)]
+    for _ in range(epochs):
+        for part in torch.randperm(len(data.y), generator=generator).split(batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(model(data.x[part]), data.y[part]).backward()
+            optimizer.step()
+        losses.append(full_loss(model, data))
+    return losses
+
+
+def rises(losses: Sequence[float]) -> float:
+    """Share of the epochs after which the loss was higher, by more than 1e-4 of itself."""
+    x = np.asarray(losses)
+    return float(np.mean(~(x[1:] <= x[:-1] * (1 + 1e-4))))
+
+
+def _curve(kind: Kind, lr: float, momentum: float, epochs: int, seed: int) -> list[float]:
+    """1,000 images, 20 % label noise, batches of 32."""
+    model, data = network(kind, seed), digits(1000, seed, 0.2)
+    return train(model, data, epochs, lr, momentum=momentum, batch_size=32, seed=seed)
+
+
+@_check("leclerc2020/L1", "Large steps: the loss of an epoch often rises, and ends above what smaller steps reach")
+def regimes(seeds: Sequence[int] = (0, 1, 2), epochs: int = 30) -> tuple[Numbers, Holds]:
+    """Seven constant rates without momentum; both networks, judged on the one with BatchNorm."""
+    numbers: dict[str, Any] = {"lr": list(RATES), "seeds": list(seeds)}
+    kinds: tuple[Kind, ...] = ("MLP-BN", "MLP")
+    for kind in kinds:
+        curves = [[_curve(kind, lr, 0.0, epochs, seed) for seed in seeds] for lr in RATES]
+        numbers[f"{kind} rises"] = [[rises(c) for c in row] for row in curves]
+        numbers[f"{kind} final"] = [statistics.mean(c[-1] for c in row) for row in curves]
+    share = [statistics.mean(row) for row in numbers["MLP-BN rises"]]
+    final = numbers["MLP-BN final"]
+    return numbers, {
+        "the loss never rises for lr up to 0.03": max(max(row) for row in numbers["MLP-BN rises"][:3]) == 0,
+        "it rises in 20 % of the epochs or more for lr from 0.3 on": min(share[4:]) >= 0.2,
+        "it ends at lr 3 at twice the lowest of the sweep or more": final[-1] >= 2 * min(final),
+    }
+
+
+@_check("leclerc2020/L2", "Large steps: momentum is a change of the learning rate by 1 / (1 - momentum), no more")
+def momentum_is_a_rate(seeds: Sequence[int] = (0, 1, 2), epochs: int = 20) -> tuple[Numbers, Holds]:
+    """Distance D of mean loss curves, relative, over epochs 3 to the last, at lr = lr_eff (1 - momentum)."""
+
+    def mean(lr: float, momentum: float, which: Sequence[int] = seeds) -> np.ndarray:
+        return np.mean([_curve("MLP-BN", lr, momentum, epochs, seed)[3:] for seed in which], 0)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.mean(np.abs(a - b) / b))
+
+    found: dict[str, Any] = {"seeds": list(seeds)}
+    for effective in (1.0, 3.0):
+        plain = mean(effective, 0.0)
+        found[f"D at {effective:g}"] = {
+            str(m): distance(mean(effective * (1 - m), m), plain) for m in (0.5, 0.9, 0.95)
+        }
+    plain = mean(1.0, 0.0)
+    found["D uncorrected, momentum 0.9 at lr 1"] = distance(mean(1.0, 0.9), plain)
+    others = [seed + 100 for seed in seeds]
+    found["D between seeds"] = distance(mean(1.0, 0.0, others), plain)
+    return found, {
+        "D(0.9) at most 0.25": found["D at 1"]["0.9"] <= 0.25,
+        "uncorrected D at least 1": found["D uncorrected, momentum 0.9 at lr 1"] >= 1,
+    }
+
+
+@_check("leclerc2020/L3", "Small steps, as in convex optimisation: momentum makes training faster")
+def momentum_helps(seeds: Sequence[int] = (0, 1, 2), steps: int = 80) -> tuple[Numbers, Holds]:
+    """From 10 epochs at lr 1, full-batch steps at seven rates; the lowest loss, of all runs and of those that only fall."""
+    momenta = (0.0, 0.5, 0.9)
+    best: dict[str, list[list[float]]] = {"any": [], "falling": []}
+    for seed in seeds:
+        model, data = network("MLP-BN", seed), digits(1000, seed, 0.2)
+        train(model, data, 10, 1.0, batch_size=32, seed=seed)
+        rows: dict[str, list[float]] = {"any": [], "falling": []}
+        for momentum in momenta:
+            ends: dict[str, list[float]] = {"any": [], "falling": []}
+            for lr in RATES:
+                losses = train(
+                    copy.deepcopy(model), data, steps, lr, momentum=momentum, batch_size=len(data.y), seed=seed
+                )
+                ends["any"].append(losses[-1])
+                if rises(losses) == 0:
+                    ends["falling"].append(losses[-1])
+            for variant, values in ends.items():
+                rows[variant].append(float(np.nanmin(values)) if values else float("inf"))
+        for variant, values in rows.items():
+            best[variant].append(values)
+    numbers = {"momentum": list(momenta), "seeds": list(seeds)} | {f"best loss, {k}": v for k, v in best.items()}
+    return numbers, {
+        f"each step up in momentum lowers it threefold or more ({variant} runs, seed {seed})": all(
+            a >= 3 * b for a, b in zip(row, row[1:], strict=False)
+        )
+        for variant, table in best.items()
+        for seed, row in zip(seeds, table, strict=True)
+    }
+
+
+Phase = tuple[int, float, float]
+"""Epochs, learning rate, momentum."""
+ARMS: dict[str, tuple[Phase, ...]] = {
+    "small only, 600 epochs": ((600, 0.05, 0.0),),
+    "small only, 150 epochs": ((150, 0.05, 0.0),),
+    "0.5 x20, then 0.05 x130": ((20, 0.5, 0.0), (130, 0.05, 0.0)),
+    "0.5 x100, then 0.005 with momentum x50": ((100, 0.5, 0.0), (50, 0.005, 0.9)),
+    "0.05 with momentum x100, then 0.005 with momentum x50": ((100, 0.05, 0.9), (50, 0.005, 0.9)),
+}
+
+
+@cache
+def arm(name: str, seed: int) -> tuple[float, float]:
+    """Test accuracy in percent and final training loss of one of :data:`ARMS`: 500 images, MLP, batches of 25."""
+    model, data = network("MLP", seed), digits(500, seed)
+    losses: list[float] = []
+    for i, (epochs, lr, momentum) in enumerate(ARMS[name]):
+        losses = train(model, data, epochs, lr, momentum=momentum, batch_size=25, seed=1000 * i + seed)
+    return accuracy(model, data), losses[-1]
+
+
+@_check("leclerc2020/L4", "A phase of large steps first makes the network generalise better, at equal training loss")
+def large_first(seeds: Sequence[int] = range(6)) -> tuple[Numbers, Holds]:
+    """Two-phase training against small steps only, paired by split, initialisation and order."""
+    names = list(ARMS)[:4]
+    ends = {name: [arm(name, seed) for seed in seeds] for name in names}
+    numbers: dict[str, Any] = {
+        "seeds": list(seeds),
+        "accuracy": {name: [a for a, _ in rows] for name, rows in ends.items()},
+        "train_loss": {name: statistics.mean(loss for _, loss in rows) for name, rows in ends.items()},
+    }
+    holds: dict[str, bool] = {}
+    for name in names[2:]:
+        pairs = zip(numbers["accuracy"][name], numbers["accuracy"][names[0]], strict=True)
+        gains = [ours - theirs for ours, theirs in pairs]
+        numbers[f"gain of {name}"] = gains
+        holds[f"{name}: mean gain of 0.3 points or more"] = statistics.mean(gains) >= 0.3
+        holds[f"{name}: a gain in five of six seeds"] = sum(g > 0 for g in gains) * 6 >= 5 * len(gains)
+        matched = numbers["train_loss"][name] >= numbers["train_loss"][names[0]]
+        holds[f"{name}: its training loss is not below that of small steps only"] = matched
+    return numbers, holds
+
+
+@_check("leclerc2020/L5", "The phase of large steps needs no momentum")
+def no_momentum_first(seeds: Sequence[int] = range(6)) -> tuple[Numbers, Holds]:
+    """Phase 1 at lr 0.5 without momentum against lr 0.05 with momentum 0.9, the same phase 2."""
+    names = list(ARMS)[3:]
+    plain, heavy = ([arm(name, seed)[0] for seed in seeds] for name in names)
+    return {"seeds": list(seeds), "accuracy": dict(zip(names, (plain, heavy), strict=True))}, {
+        "not worse by more than 0.3 points": statistics.mean(plain) >= statistics.mean(heavy) - 0.3
+    }
+
+
+@_check("leclerc2020/L6", "The larger the step, the more it turns the gradient")
+def diagnostics(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+    """500 images, 20 % label noise, batches of 25: 15 epochs at the large rate, 5 at the probed one, 60 steps probed."""
+    settings: dict[Kind, tuple[float, tuple[float, ...]]] = {
+        "MLP-BN": (1.0, (0.01, 0.1, 0.3, 1.0)),
+        "MLP": (0.5, (0.02, 0.2, 0.5, 1.0)),
+    }
+    numbers: dict[str, Any] = {"seeds": list(seeds)}
+    holds: dict[str, bool] = {}
+    for kind, (large, rates) in settings.items():
+        rows = [[_probed(kind, large, lr, seed) for seed in seeds] for lr in rates]
+        names = ("rises", "minimum", "full_cosine", "batch_cosine")
+        table = {n: [statistics.mean(getattr(p, n) for p in row) for row in rows] for n in names}
+        numbers[kind] = {"lr": list(rates), **table}
+        for n, words in (("full_cosine", "the full loss"), ("batch_cosine", "its own batch")):
+            falls = all(a > b for a, b in zip(table[n], table[n][1:], strict=False))
+            holds[f"{kind}: the cosine of gradients of {words} falls with the rate"] = falls
+        holds[f"{kind}: that of its own batch is 0.95 or more at the smallest rate"] = (
+            table["batch_cosine"][0] >= 0.95
+        )
+        holds[f"{kind}: and 0.4 or less at the largest"] = table["batch_cosine"][-1] <= 0.4
+    return numbers, holds
+
+
+def _probed(kind: Kind, large: float, lr: float, seed: int) -> Any:
+    model, data = network(kind, seed), digits(500, seed, 0.2)
+    train(model, data, 15, large, batch_size=25, seed=seed)
+    train(model, data, 5, lr, batch_size=25, seed=1000 + seed)
+    batches = Batches(data.x, data.y, batch_size=25, shuffle=True)
+    objective = Objective(model, _cross_entropy, [(data.x, data.y)])
+    return Trial(objective, torch.optim.SGD(model.parameters(), lr=lr), batches, seed=seed).probe(60)
+
+
+def _cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
