@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import warnings
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 import lrscope as lrs
 from lrscope.adapters.lightning import ScheduleCallback, SharpnessCallback
-from lrscope.errors import LrscopeWarning, MeasurementError, TaskError
+from lrscope.errors import MeasurementError, TaskError
 
 pl = pytest.importorskip("lightning.pytorch")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -159,7 +158,9 @@ class StopAt(pl.Callback):
         self.count += 1
 
 
-@pytest.mark.parametrize("options", [{"every": "auto", "budget": None}, {"every": 2, "cap": 0.05, "alarm": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"every": "auto", "budget": None}, {"every": 2, "cap": 0.05, "alarm": 1}], ids=str
+)
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, options):
     from lightning.pytorch.callbacks import ModelCheckpoint
 
