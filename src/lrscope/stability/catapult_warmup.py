@@ -54,6 +54,7 @@ class CatapultWarmup(FeedbackSchedule):
             cannot be tried on a copy.
 
     Example:
+        >>> import torch
         >>> import lrscope as lrs
         >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
