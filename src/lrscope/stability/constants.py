@@ -193,7 +193,7 @@ def critical_constants(
         on_progress: Called with the seed and the next c.
 
     Returns:
-        :class:`CriticalConstants`. Cost for each c: ``steps`` gradients, about four products and a forward pass for
+        :class:`CriticalConstants`. Cost for each c: ``steps`` gradients, about five products and a forward pass for
         each of them, and 20 forward passes; some 40 c per seed with the default grid.
 
     Raises:
@@ -293,7 +293,7 @@ class _Experiment:
             losses.append(objective.loss())
             if not losses[-1] <= DIVERGED * first:
                 return None, step + 1
-            found = sharpness(objective, tol=1e-3, start=vector)
+            found = sharpness(objective, start=vector)  # a residual of 1 % is an error of 1e-4
             vector = found.vectors[:, 0]
             highest.append(found.value)
         end = objective.point()
