@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from lrscope.linalg import lanczos
-from lrscope.solvable.checks.check import Holds, Numbers, check
+from lrscope.papers.check import Holds, Numbers, check
 from lrscope.solvable.trajectory import RISE, Trajectory
 from lrscope.solvable.two_layer import TwoLayer, half_mse
 from lrscope.solvable.uv import UV

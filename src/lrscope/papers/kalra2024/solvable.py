@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lrscope.solvable.checks.check import Holds, Numbers, check
+from lrscope.papers.check import Holds, Numbers, check
 from lrscope.solvable.quadratic import Quadratic
 from lrscope.solvable.uv import UV
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lrscope.solvable.checks.check import Holds, Numbers, check
+from lrscope.papers.check import Holds, Numbers, check
 from lrscope.solvable.last_layer import LastLayer, run_together
 from lrscope.solvable.scale_invariant import NormEquilibrium, ScaleInvariant
 
