@@ -33,7 +33,8 @@ class Pace:
     A gap thus takes at most a / speed steps, or one. A value whose speed does not double between two readings moves
     by at most 2a between them, and headroom that rises towards 1 is read a few percent beyond it at the latest. A
     jump out of calm is read after ``longest`` steps at the latest; what happens between two readings and is gone
-    again at the second is not seen at all. A budget comes before all this: readings wait until they are saved up for.
+    again at the second is not seen at all. A budget comes before all this: a reading waits until as much has been
+    saved up as the last one needed, since few readings that are right say more than many that were cut short.
 
     Args:
         longest: Steps between readings at most.
@@ -46,6 +47,7 @@ class Pace:
         self.account = 0.0
         self._values: list[float] = []
         self._elapsed = -1  # steps since the last reading; -1 before the first
+        self._needed = 0.0  # what a reading should be able to spend
         self._speed = FAR
         self._scale = self._scale_read = math.nan
 
@@ -62,26 +64,38 @@ class Pace:
         self._elapsed += 1
         if self.budget is not None:
             self.account += self.budget
-            if self.account < price:
+            if self.account < max(price, self._needed):
                 return False
         if self._elapsed >= self.longest or self._pulled():
             return True
         ahead = self._elapsed + 2  # the next odd chance
         return self._elapsed % 2 == 1 and (self._speed * ahead > self._allowed() or ahead > self.longest)
 
-    def read(self, values: Sequence[float], cost: float = 0.0) -> None:
-        """Note a reading, made now: the values, the largest first, and what it cost.
+    def read(self, values: Sequence[float], cost: float = 0.0, *, cut: bool = False) -> None:
+        """Note a reading, made now.
 
-        Where a value is not finite the run has diverged: nothing moves any more, so readings become rare.
+        Args:
+            values: The largest first. Where one is not finite the run has diverged: nothing moves any more, so
+                readings become rare.
+            cost: Cost units spent on it.
+            cut: Whether it would have spent more, had there been more; the next one then waits for twice as much.
         """
         if self._elapsed >= 0:
             self.account -= cost
+            self._needed = 2 * cost if cut else cost
+        else:
+            self._needed = cost / 4  # a warm start needs less than a cold one
         finite = all(map(math.isfinite, values))
         moved = _movement(self._values, values) if finite and self._values else 0.0
         if self._elapsed > 0:
             self._speed = max(moved / self._elapsed, self._speed / 2)
         self._values = list(values) if finite else self._values
         self._elapsed, self._scale_read = 0, self._scale
+
+    @property
+    def elapsed(self) -> int:
+        """Steps since the last reading; 0 before the first."""
+        return max(self._elapsed, 0)
 
     def _distance(self, scale: float) -> float:
         """|log headroom|, ``inf`` where there is none."""
@@ -103,12 +117,13 @@ class Pace:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "account": self.account, "elapsed": self._elapsed, "values": list(self._values), "speed": self._speed,
+            "account": self.account, "needed": self._needed, "elapsed": self._elapsed, "values": list(self._values), "speed": self._speed,
             "scale": self._scale, "scale_read": self._scale_read,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.account, self._elapsed, self._speed = state["account"], state["elapsed"], state["speed"]
+        self.account, self._needed = state["account"], state["needed"]
+        self._elapsed, self._speed = state["elapsed"], state["speed"]
         self._values = list(state["values"])
         self._scale, self._scale_read = state["scale"], state["scale_read"]
 

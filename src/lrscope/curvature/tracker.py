@@ -40,10 +40,11 @@ class SharpnessTracker:
     Two ways to use it: :meth:`step` at every training step, which measures only when it is time to; :meth:`update`
     where a reading is wanted now.
 
-    What a reading promises: each of ``values`` lies between the Rayleigh quotient of its vector and that plus the
-    residual, and so does an eigenvalue. That it is the *largest* no residual can say; the first solve bounds the
-    probability that it is not (``risk``), later readings look at the runner-up from time to time.
-    ``sharpness(objective)`` checks any single step with a bounded risk.
+    What a reading promises: an eigenvalue lies within the residual of the Rayleigh quotient of each vector, and the
+    value between the quotient and that plus the residual. That no larger eigenvalue hides, no residual can say: the
+    first solve bounds the probability (``risk``), later readings look at the runner-up every fifth step and at every
+    surprise. On random moving matrices, with crossings and sudden swaps, the error was at most ``residual + tol *
+    value`` in 99 of 100 readings. ``sharpness(objective)`` checks any single step with a bounded risk.
 
     Args:
         objective: The loss whose sharpness is followed; its model is the one being trained. Its batches stay fixed
@@ -193,14 +194,16 @@ class SharpnessTracker:
         if self._choice is None:
             self._choice = choose(self.objective, theta, method=self.method, purpose="track", tol=self.tol)
         scale = self._scale(objective, theta, gradient)
-        pairs = self._tracker.update(scaled(self._choice.at(objective, theta), scale), theta, most=most)
+        matvec = scaled(self._choice.at(objective, theta), scale)
+        pairs = self._tracker.update(matvec, theta, most=most, steps=max(self._pace.elapsed, 1))
         cost = replace(objective.spent - spent, seconds=time.perf_counter() - began)
         in_gradients = self._gradients(pairs.num_matvecs) + cost.gradients
         if not bool(torch.isfinite(pairs.values).all()):
             return self._not_finite(theta, in_gradients)
         self.num_updates += 1
         self.num_matvecs += pairs.num_matvecs
-        self._pace.read(pairs.values.tolist(), in_gradients)
+        cut = most is not None and pairs.num_matvecs >= most and not pairs.converged
+        self._pace.read(pairs.values.tolist(), in_gradients, cut=cut)
         return EigenResult.of(
             pairs,
             preconditioned=scale is not None,

@@ -13,8 +13,10 @@ from lrscope.linalg.lanczos import lanczos
 from lrscope.linalg.memory import ProductMemory
 from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise, working_dtype
 
-EXPLORE = 9
-"""Updates between looks at the runner-up, which could rise unseen; odd, so that they meet both phases of a swing."""
+EXPLORE = 5
+"""Steps between looks at the runner-up, which could rise unseen; odd, so that they meet both phases of a swing."""
+SURPRISE = 3.0
+"""Tolerances by which the largest value may fall short of its prediction before the runner-up is looked at."""
 MOST = 25
 """Products in one update, at most: updates may be far apart and each nearly a solve of its own."""
 RISK = 1e-3
@@ -26,6 +28,7 @@ SKETCH = 2048
 @dataclass
 class _Estimate:
     values: Tensor  # corrected, the largest first, (k,)
+    expected: Tensor  # the same, where predicted neighbours that nothing measured is coupled to count, too
     quotients: Tensor  # x_i' A x_i of the Ritz vectors, never above the eigenvalue of the same rank
     residuals: Tensor
     vector: Callable[[int], Tensor]  # the vector that the i-th corrected value belongs to; i = k: the runner-up
@@ -36,7 +39,7 @@ class _Estimate:
         Measured on networks, the error is 0.1 to 0.4 of the correction where no rival was overlooked.
         """
         size = max(float(self.values.abs().max()), 1e-30)
-        return 2 * (self.values - self.quotients) / size + (self.residuals / size) ** 2
+        return 2 * (self.expected - self.quotients) / size + (self.residuals / size) ** 2
 
 
 class EigenTracker:
@@ -62,44 +65,51 @@ class EigenTracker:
         self.seed = seed
         self.memory = ProductMemory(memory, rank=min(10 + 2 * (count - 1), memory))
         self.time = 0
+        self._unseen = 0  # steps since the last look at the runner-up
         self._signs: Tensor | None = None
 
-    def update(self, matvec: Matvec, theta: Tensor, *, most: int | None = None) -> EigenPairs:
+    def update(self, matvec: Matvec, theta: Tensor, *, most: int | None = None, steps: int = 1) -> EigenPairs:
         """The largest eigenpairs at theta, ``(P,)``.
 
         Vectors are Ritz vectors of this update's products, and a residual belongs to the vector and its Rayleigh
-        quotient. Each value is the corrected one and lies between quotient and quotient + residual, and so does an
-        eigenvalue: that of the same rank, unless a larger one hides from all remembered products. ``converged`` says
-        that all doubts are at most ``tol``: an indicator, not a bound. A product that is not finite gives ``nan`` and
-        is not remembered.
+        quotient: an eigenvalue lies within it of the quotient, and no quotient is above the eigenvalue of its rank.
+        Each value is the corrected one, between quotient and quotient + residual; so it is within the residual of the
+        eigenvalue of its rank unless a larger one hides from all remembered products. One that has just risen is hidden
+        until the next look, five steps at most if it is the runner-up. ``converged`` says that all doubts are at most
+        ``tol``: an indicator, not a bound. A product that is not finite gives ``nan`` and is not remembered.
 
         Args:
             matvec: Symmetric A(theta) as a function ``(P,) -> (P,)``.
             theta: Where; only distances between thetas matter.
             most: Products at most, though never fewer than ``count``; by default 25, or ``5 * count`` if that is
                 more. The first update is a solve and spends what it needs.
+            steps: How many small moves of theta lie between the last update and this one: the more, the sooner the
+                runner-up is looked at again.
         """
         if not len(self.memory):
             return self._first(matvec, theta)
         self.time += 1
+        self._unseen += steps
         self.memory.to(theta.device)
         k, place = self.count, self._place(theta)
         most = min(max(MOST, 5 * k) if most is None else max(most, k), self.memory.size - 1)
-        vectors = self._leading(place)
+        vectors, predicted = self._leading(place)
         images = torch.stack([matvec(x) for x in vectors])
         if not bool(torch.isfinite(images).all()):
             return self._not_finite(theta, k)
         # The rows of the memory with this update's pairs, the best first.
         rows = [self.memory.add(x, image, place, self.time) for x, image in zip(vectors, images, strict=True)]
         self._ritz(rows)
-        now, looked = self._estimate(rows[:k], place), False
+        now = self._estimate(rows[:k], place)
+        if predicted - float(now.expected[0]) > SURPRISE * self.tol * abs(predicted):
+            self._unseen = EXPLORE  # what fell unexpectedly may have been overtaken
         while len(rows) < most:
             doubts = now.doubts()
             if float(doubts.max()) > self.tol:
                 wanted = now.vector(int(doubts.argmax()))
-            elif not looked and (len(rows) > k + 1 or self.time % EXPLORE == 0):
+            elif self._unseen >= EXPLORE or (len(rows) > k + 1 and self._unseen):
                 # Where the prediction was poor, a rival may have been overlooked, too.
-                wanted, looked = now.vector(k), True
+                wanted, self._unseen = now.vector(k), 0
             else:
                 break
             direction = orthonormalise(wanted, self.memory.vectors[rows])
@@ -125,17 +135,18 @@ class EigenTracker:
         signed = torch.nn.functional.pad(theta * self._signs, (0, pad))
         return signed.view(SKETCH, -1).sum(1, dtype=torch.float64).cpu()
 
-    def _leading(self, place: Tensor) -> Tensor:
-        """The predicted top eigenvectors, ``(k, P)``; the last ones where nothing is known but zeros."""
+    def _leading(self, place: Tensor) -> tuple[Tensor, float]:
+        """The predicted top eigenvectors, ``(k, P)``, and the largest value; the last ones where all is zero."""
         memory = self.memory
         C, T = memory.predict(place, self.time)
-        best = torch.linalg.eigh(T)[1].flip(1).T @ C
+        values, S = torch.linalg.eigh(T)
+        best = S.flip(1).T @ C
         found = memory.vectors[:0]
         for x in [*memory.combine(best[: self.count]), *memory.vectors[memory.latest()]]:
             unit = orthonormalise(x, found) if len(found) < self.count else None
             if unit is not None:
                 found = torch.cat([found, unit[None]])
-        return found
+        return found, float(values[-1]) if len(values) else 0.0
 
     def _ritz(self, rows: list[int]) -> None:
         """Rotate this update's pairs into Ritz pairs, the largest first."""
@@ -200,11 +211,12 @@ class EigenTracker:
             coefficients[rows] += z  # R is W - quotients X, and W are remembered images
             return memory.combine(coefficients) + (y[:k] - z * quotients).to(X) @ X
 
-        values = torch.minimum(torch.maximum(values[:k], quotients), quotients + residuals)
-        return _Estimate(values, quotients, residuals, vector)
+        expected = torch.maximum(values[:k], quotients)
+        return _Estimate(torch.minimum(expected, quotients + residuals), expected, quotients, residuals, vector)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "seed": self.seed, "time": self.time, "memory": self.memory.state_dict()}
+        counts = {"count": self.count, "seed": self.seed, "time": self.time, "unseen": self._unseen}
+        return counts | {"memory": self.memory.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where the state was taken.
@@ -215,4 +227,5 @@ class EigenTracker:
         if state["count"] != self.count:
             raise ValueError(f"state: it follows {state['count']} eigenvalues, this tracker {self.count}")
         self.memory.load_state_dict(state["memory"])
-        self.time, self.seed, self._signs = state["time"], state["seed"], None
+        self.time, self._unseen = state["time"], state["unseen"]
+        self.seed, self._signs = state["seed"], None
