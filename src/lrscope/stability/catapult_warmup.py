@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lrscope.errors import LrscopeWarning, MeasurementError, ScheduleError
 from lrscope.objective import Objective
+from lrscope.optimizers.clock import innermost
 from lrscope.schedules import FeedbackSchedule
 from lrscope.schedules.checks import number, whole
 from lrscope.schedules.feedback import State
@@ -47,6 +49,9 @@ class CatapultWarmup(FeedbackSchedule):
         delta: By which share a search may raise the loss: the size of each catapult. For Adam and its family the
             paper advises 0.01.
         over: Updates whose mean loss is compared; 1 for full batches, as in the paper.
+        share: Part of what a search finds that is used. 1 is the paper's: it throws a catapult. With small batches
+            the loss of one batch does not see what a hundred steps at that rate do; a share of 0.1 to 0.25 then keeps
+            the loss falling, and climbs as the critical rate does.
 
     Raises:
         ScheduleError: A number is out of range; when it runs, that it does not drive all groups.
@@ -78,6 +83,7 @@ class CatapultWarmup(FeedbackSchedule):
     target: float = 1.0
     delta: float = 0.1
     over: int = 10
+    share: float = 1.0
 
     every_update = True
     measures = True
@@ -86,6 +92,8 @@ class CatapultWarmup(FeedbackSchedule):
         number("CatapultWarmup", "target", self.target, above=0.0)
         if number("CatapultWarmup", "delta", self.delta, above=0.0) > 1:
             raise ScheduleError(f"CatapultWarmup: delta must be a share of the loss, at most 1, got {self.delta:g}")
+        if number("CatapultWarmup", "share", self.share, above=0.0) > 1:
+            raise ScheduleError(f"CatapultWarmup: share must be above 0 and at most 1, got {self.share:g}")
         whole("CatapultWarmup", "over", self.over, at_least=1, of="updates")
 
     def init(self) -> State:
@@ -138,12 +146,14 @@ class CatapultWarmup(FeedbackSchedule):
         loss = self._loss(observed)
         if self.is_done(state) or not math.isfinite(loss) or not self._is_due(state, loss) or unit <= 0:
             return {}
-        target, now = self.target * unit, None if state["lr"] is None else state["lr"] * unit
+        # The search tries one step; momentum repeats it until it has built up.
+        unit /= momentum_built_up(optimizer, step) * self.share
+        now = None if state["lr"] is None else state["lr"] * unit
         jump = find_jump(
             objective(),
             optimizer,
-            smallest=now or target * _SMALLEST,
-            largest=target * (1 + 1e-12),  # so that rounding does not end just below it
+            smallest=now or self.target * unit * _SMALLEST,
+            largest=self.target * unit * (1 + 1e-12),  # so that rounding does not end just below it
             delta=self.delta,
             start=now,
         )
@@ -180,3 +190,19 @@ class CatapultWarmup(FeedbackSchedule):
             raise ScheduleError("CatapultWarmup: 'loss' was not observed; call scheduler.observe(loss=...)")
         loss = observed["loss"]
         return float(loss.detach() if isinstance(loss, Tensor) else loss)
+
+
+def momentum_built_up(optimizer: Any, step: int) -> float:
+    r"""How much of its final length the coming step of SGD with momentum has, were all gradients alike.
+
+    .. math:: (1 - \mu) \sum_{k=0}^{t} \mu^k = 1 - \mu^{t+1}
+
+    with t updates behind it (:math:`1 - \mu^{t+2}` for Nesterov's). A search at the first step would otherwise take a
+    learning rate for harmless that momentum then multiplies by :math:`1 / (1 - \mu)`. 1 for the Adam family, whose
+    averages are normalised from the start.
+    """
+    optimizer = innermost(optimizer)
+    group = optimizer.param_groups[0]
+    momentum = float(group.get("momentum", 0.0)) if isinstance(optimizer, torch.optim.SGD) else 0.0
+    begun = any("momentum_buffer" in entry for entry in optimizer.state.values())
+    return 1 - momentum ** ((step if begun else 0) + (2 if group.get("nesterov") else 1)) if momentum else 1.0
