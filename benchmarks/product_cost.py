@@ -64,7 +64,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
-    print("| model | product | wall, gradients | peak memory beyond a gradient's, parameter vectors |\n|---|---|---|---|")
+    print(
+        "| model | product | wall, gradients | peak memory beyond a gradient's, parameter vectors |\n|---|---|---|---|"
+    )
     for label, make in CASES.items():
         problem = make()
         name = f"{label}, {problem.size:,} parameters"
