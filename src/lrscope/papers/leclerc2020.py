@@ -1,14 +1,14 @@
 """Leclerc & Madry 2020, The Two Regimes of Deep Network Training, arXiv 2002.10376, on scikit-learn's digits.
 
 The paper's own networks, grids and tables could not be read; its statements are checked on small networks of ours,
-with criteria set before measuring. ``for check in CHECKS.values(): print(check())`` takes some minutes.
+with criteria set before measuring.
 """
 
 from __future__ import annotations
 
 import copy
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -21,22 +21,12 @@ from torch.nn import functional as F
 
 from lrscope.isolation import isolated_rng
 from lrscope.objective import Objective
-from lrscope.solvable.checks.check import Check, Holds, Numbers
+from lrscope.papers.check import Holds, Numbers, check
 from lrscope.stability.trial import Trial
 from lrscope.tasks import Batches
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-CHECKS: dict[str, Check] = {}
-"""The six checks by id."""
 Kind = Literal["MLP", "MLP-BN"]
-
-
-def _check(id: str, claim: str) -> Callable[[Callable[..., tuple[Numbers, Holds]]], Check]:
-    def register(measure: Callable[..., tuple[Numbers, Holds]]) -> Check:
-        CHECKS[id] = Check(id, claim, measure)
-        return CHECKS[id]
-
-    return register
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,7 @@ def _curve(kind: Kind, lr: float, momentum: float, epochs: int, seed: int) -> li
     return train(model, data, epochs, lr, momentum=momentum, batch_size=32, seed=seed)
 
 
-@_check("leclerc2020/L1", "Large steps: the loss of an epoch often rises, and ends above what smaller steps reach")
+@check("leclerc2020/L1", "Large steps: the loss of an epoch often rises, and ends above what smaller steps reach")
 def regimes(seeds: Sequence[int] = (0, 1, 2), epochs: int = 30) -> tuple[Numbers, Holds]:
     """Seven constant rates without momentum; both networks, judged on the one with BatchNorm."""
     numbers: dict[str, Any] = {"lr": list(RATES), "seeds": list(seeds)}
@@ -145,7 +135,7 @@ def regimes(seeds: Sequence[int] = (0, 1, 2), epochs: int = 30) -> tuple[Numbers
     }
 
 
-@_check("leclerc2020/L2", "Large steps: momentum is a change of the learning rate by 1 / (1 - momentum), no more")
+@check("leclerc2020/L2", "Large steps: momentum is a change of the learning rate by 1 / (1 - momentum), no more")
 def momentum_is_a_rate(seeds: Sequence[int] = (0, 1, 2), epochs: int = 20) -> tuple[Numbers, Holds]:
     """Distance D of mean loss curves, relative, over epochs 3 to the last, at lr = lr_eff (1 - momentum)."""
 
@@ -171,7 +161,7 @@ def momentum_is_a_rate(seeds: Sequence[int] = (0, 1, 2), epochs: int = 20) -> tu
     }
 
 
-@_check("leclerc2020/L3", "Small steps, as in convex optimisation: momentum makes training faster")
+@check("leclerc2020/L3", "Small steps, as in convex optimisation: momentum makes training faster")
 def momentum_helps(seeds: Sequence[int] = (0, 1, 2), steps: int = 80) -> tuple[Numbers, Holds]:
     """From 10 epochs at lr 1, full-batch steps at seven rates; lowest loss of all runs and of falling ones."""
     momenta = (0.0, 0.5, 0.9)
@@ -224,7 +214,7 @@ def arm(name: str, seed: int) -> tuple[float, float]:
     return accuracy(model, data), losses[-1]
 
 
-@_check("leclerc2020/L4", "A phase of large steps first makes the network generalise better, at equal training loss")
+@check("leclerc2020/L4", "A phase of large steps first makes the network generalise better, at equal training loss")
 def large_first(seeds: Sequence[int] = range(6)) -> tuple[Numbers, Holds]:
     """Two-phase training against small steps only, paired by split, initialisation and order."""
     names = list(ARMS)[:4]
@@ -246,7 +236,7 @@ def large_first(seeds: Sequence[int] = range(6)) -> tuple[Numbers, Holds]:
     return numbers, holds
 
 
-@_check("leclerc2020/L5", "The phase of large steps needs no momentum")
+@check("leclerc2020/L5", "The phase of large steps needs no momentum")
 def no_momentum_first(seeds: Sequence[int] = range(6)) -> tuple[Numbers, Holds]:
     """Phase 1 at lr 0.5 without momentum against lr 0.05 with momentum 0.9, the same phase 2."""
     names = list(ARMS)[3:]
@@ -256,7 +246,7 @@ def no_momentum_first(seeds: Sequence[int] = range(6)) -> tuple[Numbers, Holds]:
     }
 
 
-@_check("leclerc2020/L6", "The larger the step, the more it turns the gradient")
+@check("leclerc2020/L6", "The larger the step, the more it turns the gradient")
 def diagnostics(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     """500 images, 20 % label noise, batches of 25: 15 epochs at the large rate, 5 at the probed one, 60 steps."""
     settings: dict[Kind, tuple[float, tuple[float, ...]]] = {

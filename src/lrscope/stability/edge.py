@@ -16,10 +16,10 @@ from lrscope.records import Run
 NEAR = (0.9, 1.5)
 """Headroom that counts as around the limit. Nothing holds the sharpness below 1, and what pushes it back above acts
 late: on full-batch digits smooth networks hovered between 0.98 and 1.1, ReLU networks between 1.05 and 1.65."""
-WINDOW = 10
-"""Readings that decide together."""
-MOVES = 0.1
-"""Headroom that changes by more than this within a window is on its way through, not hovering."""
+SPAN = 100
+"""Updates that decide together: longer than a single catapult and its approach, which only pass the limit."""
+FEWEST = 10
+"""Readings that decide together, at least."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class EdgeOfStability:
         until: Step at which it left; ``None`` while it is there.
         mean, spread: Of the headroom at the edge: mean and standard deviation; ``nan`` if it never was there.
         num_readings: All readings; those at a rate that a cap had lowered are not among them.
+        episodes: First and last step of each stay; the last step of one that lasts is ``None``.
     """
 
     share: float
@@ -40,6 +41,7 @@ class EdgeOfStability:
     mean: float
     spread: float
     num_readings: int
+    episodes: tuple[tuple[int, int | None], ...] = ()
 
     def __str__(self) -> str:
         if self.since is None:
@@ -54,52 +56,57 @@ class EdgeOfStability:
 class EdgeDetector:
     """Whether training sits at the edge of stability now, reading by reading.
 
-    It does once 8 of :data:`WINDOW` readings in a row are :data:`NEAR` 1, at least one of them at 1 or above, and
-    the first and the second half of them differ by less than :data:`MOVES`; until fewer than half are near.
+    It does once 60 % of the readings of the last :data:`SPAN` updates are :data:`NEAR` 1, at least one of them at 1
+    or above; until fewer than a quarter are, or none has been at 1 or above for four times as long: what rests below the
+    limit is not held there.
 
     Attributes:
-        since: Step of the first of those readings; ``None`` while it is not there.
+        since: Step of the first of those near 1; ``None`` while it is not there.
+        last: Step of the last reading at 1 or above.
 
     Example:
         >>> detector = EdgeDetector()
-        >>> rising = [0.1 * step for step in range(10)]
-        >>> [detector.update(step, h) for step, h in enumerate(rising + [1.01, 0.99] * 10)].index("reached")
-        17
+        >>> rising = [0.01 * step for step in range(100)]
+        >>> [detector.update(step, h) for step, h in enumerate(rising + [1.01, 0.99] * 50)].index("reached")
+        149
         >>> detector.since
-        9
+        90
     """
 
     def __init__(self) -> None:
         self.since: int | None = None
-        self._recent: deque[tuple[int, float]] = deque(maxlen=WINDOW)
+        self.last: int | None = None
+        self._recent: deque[tuple[int, float]] = deque()
 
     def update(self, step: int, headroom: float) -> Literal["reached", "left"] | None:
         """Note a reading; says when the edge is reached or left."""
         if not math.isfinite(headroom):
             return None
         self._recent.append((step, headroom))
-        values = [h for _, h in self._recent]
+        while len(self._recent) > FEWEST and self._recent[0][0] <= step - SPAN:
+            self._recent.popleft()
         near = [(s, h) for s, h in self._recent if NEAR[0] <= h <= NEAR[1]]
+        if headroom >= 1:
+            self.last = step
+        share = len(near) / len(self._recent)
         if self.since is not None:
-            if len(near) * 2 >= len(values):
+            if share >= 0.25 and self.last is not None and step - self.last <= 4 * SPAN:
                 return None
             self.since = None
             return "left"
-        if len(values) < WINDOW or len(near) < 0.8 * WINDOW or max(h for _, h in near) < 1:
-            return None
-        half = WINDOW // 2
-        if abs(float(np.median(values[half:]) - np.median(values[:half]))) >= MOVES:
+        long = len(self._recent) >= FEWEST and step - self._recent[0][0] >= 0.9 * SPAN
+        if not long or share < 0.6 or max(h for _, h in near) < 1:
             return None
         self.since = near[0][0]
         return "reached"
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and lists of them; a detector that loads it goes on as if never interrupted."""
-        return {"since": self.since, "recent": [list(r) for r in self._recent]}
+        return {"since": self.since, "last": self.last, "recent": [list(r) for r in self._recent]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.since = state["since"]
-        self._recent = deque(((s, h) for s, h in state["recent"]), maxlen=WINDOW)
+        self.since, self.last = state["since"], state["last"]
+        self._recent = deque((s, h) for s, h in state["recent"])
 
 
 def edge_of_stability(run: Run) -> EdgeOfStability:
@@ -132,12 +139,11 @@ def edge_of_stability(run: Run) -> EdgeOfStability:
         if said == "reached":
             begun = detector.since
         elif said == "left" and begun is not None:
-            last = max(s for s, h in readings if s <= step and NEAR[0] <= h <= NEAR[1])
-            episodes.append((begun, last))
+            episodes.append((begun, detector.last))
             begun = None
     if begun is not None:
         episodes.append((begun, None))
     inside = [h for s, h in readings if any(a <= s <= (math.inf if b is None else b) for a, b in episodes)]
     since, until = episodes[-1] if episodes else (None, None)
     mean, spread = (float(np.mean(inside)), float(np.std(inside))) if inside else (math.nan, math.nan)
-    return EdgeOfStability(len(inside) / len(readings), since, until, mean, spread, len(readings))
+    return EdgeOfStability(len(inside) / len(readings), since, until, mean, spread, len(readings), tuple(episodes))

@@ -10,7 +10,7 @@ import numpy as np
 
 from lrscope.errors import MeasurementError
 from lrscope.records import Run
-from lrscope.stability.catapult import noise_of
+from lrscope.stability.level import noise_of
 
 CHANGE = 1.1
 """A change by less than this factor is none."""
