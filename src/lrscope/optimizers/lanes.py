@@ -21,6 +21,7 @@ Group = dict[str, Any]
 _ENTRIES = {"beta1": ("betas", 0), "beta2": ("betas", 1)}
 """Keys that are an entry of another one."""
 _DEAF = 1000  # updates without an observation: more than between two evaluations of any usual run
+_DEAF_AT_UPDATES = 10  # for those that are to hear each update
 
 
 @dataclass
@@ -64,7 +65,8 @@ class Listener:
         self.heard = False
 
     def __call__(self, step: int) -> float:
-        if step >= _DEAF and not self.heard and self.schedule.listens_to:
+        deaf = _DEAF_AT_UPDATES if self.schedule.every_update else _DEAF
+        if step >= deaf and not self.heard and self.schedule.listens_to:
             self.heard = True  # said once
             warnings.warn(
                 f"{type(self.schedule).__name__}: nothing was observed in {step} updates, so it stays where it is; "

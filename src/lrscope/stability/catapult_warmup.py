@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lrscope.errors import LrscopeWarning, MeasurementError, ScheduleError
 from lrscope.objective import Objective
+from lrscope.optimizers import GIAdam
 from lrscope.optimizers.clock import innermost
 from lrscope.schedules import FeedbackSchedule
 from lrscope.schedules.checks import number, whole
@@ -40,6 +41,9 @@ class CatapultWarmup(FeedbackSchedule):
     ``ScheduledLR`` runs it, and :func:`lrscope.train` knows what to do. In a loop of your own, call
     ``scheduler.observe`` between ``loss.backward()`` (and clipping) and ``optimizer.step()``; in several processes,
     with the mean of their losses. What follows the warmup is a factor: ``CatapultWarmup(1.0) * Cosine(1, 0, 5000)``.
+
+    A search tries one step. Where steps of one learning rate get longer with time, as momentum builds up or GI-Adam's
+    own warmup ends, what it finds is taken by as much smaller (:func:`built_up`).
 
     With minibatches the loss that is compared is the mean over ``over`` updates, since the last jump or comparison,
     and not that of a single lucky batch. A search uses the coming update's batch for both sides, with dropout off.
@@ -146,8 +150,7 @@ class CatapultWarmup(FeedbackSchedule):
         loss = self._loss(observed)
         if self.is_done(state) or not math.isfinite(loss) or not self._is_due(state, loss) or unit <= 0:
             return {}
-        # The search tries one step; momentum repeats it until it has built up.
-        unit /= momentum_built_up(optimizer, step) * self.share
+        unit /= built_up(optimizer, step) * self.share
         now = None if state["lr"] is None else state["lr"] * unit
         jump = find_jump(
             objective(),
@@ -192,17 +195,23 @@ class CatapultWarmup(FeedbackSchedule):
         return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
-def momentum_built_up(optimizer: Any, step: int) -> float:
-    r"""How much of its final length the coming step of SGD with momentum has, were all gradients alike.
+def built_up(optimizer: Any, step: int) -> float:
+    r"""Length of the coming step over that of a late one, were all gradients alike and the learning rate the same.
 
-    .. math:: (1 - \mu) \sum_{k=0}^{t} \mu^k = 1 - \mu^{t+1}
+    A search at the first step would otherwise take a learning rate for harmless that makes ever longer steps. With t
+    updates behind it:
 
-    with t updates behind it (:math:`1 - \mu^{t+2}` for Nesterov's). A search at the first step would otherwise take a
-    learning rate for harmless that momentum then multiplies by :math:`1 / (1 - \mu)`. 1 for the Adam family, whose
-    averages are normalised from the start.
+    .. math:: (1 - \mu) \sum_{k=0}^{t} \mu^k = 1 - \mu^{t+1}, \qquad \sqrt{1 - \beta_2^{t+1}}, \qquad 1
+
+    for SGD with momentum (:math:`1 - \mu^{t+2}` for Nesterov's), for GI-Adam, and for Adam, whose averages are
+    normalised from the start.
     """
     optimizer = innermost(optimizer)
     group = optimizer.param_groups[0]
-    momentum = float(group.get("momentum", 0.0)) if isinstance(optimizer, torch.optim.SGD) else 0.0
-    begun = any("momentum_buffer" in entry for entry in optimizer.state.values())
-    return 1 - momentum ** ((step if begun else 0) + (2 if group.get("nesterov") else 1)) if momentum else 1.0
+    if isinstance(optimizer, GIAdam):
+        done = max((float(entry.get("step", 0)) for entry in optimizer.state.values()), default=0.0)
+        return math.sqrt(1 - float(group["betas"][1]) ** (done + 1))
+    if isinstance(optimizer, torch.optim.SGD) and group["momentum"] > 0:
+        begun = any(entry.get("momentum_buffer") is not None for entry in optimizer.state.values())
+        return 1 - float(group["momentum"]) ** ((step if begun else 0) + (2 if group["nesterov"] else 1))
+    return 1.0
