@@ -57,11 +57,11 @@ class EdgeDetector:
     """Whether training sits at the edge of stability now, reading by reading.
 
     It does once 60 % of the readings of the last :data:`SPAN` updates are :data:`NEAR` 1, at least one of them at 1
-    or above; until fewer than a quarter are, or none has been at 1 or above for four times as long: what rests below the
-    limit is not held there.
+    or above; until fewer than a quarter are, or none has been at 1 or above for four times as long: what rests below
+    the limit is not held there.
 
     Attributes:
-        since: Step of the first of those near 1; ``None`` while it is not there.
+        since: Step of the first of those at 1 or above; ``None`` while it is not there.
         last: Step of the last reading at 1 or above.
 
     Example:
@@ -70,7 +70,7 @@ class EdgeDetector:
         >>> [detector.update(step, h) for step, h in enumerate(rising + [1.01, 0.99] * 50)].index("reached")
         149
         >>> detector.since
-        90
+        100
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class EdgeDetector:
         long = len(self._recent) >= FEWEST and step - self._recent[0][0] >= 0.9 * SPAN
         if not long or share < 0.6 or max(h for _, h in near) < 1:
             return None
-        self.since = near[0][0]
+        self.since = next(s for s, h in near if h >= 1)
         return "reached"
 
     def state_dict(self) -> dict[str, Any]:
