@@ -163,11 +163,11 @@ CALLS: dict[str, Call] = {
 _RESULTS = (
     "Choice DirectionalCurvature EigenResult LayerSharpness Measurement NoiseScale SpectralDensity TraceResult "
     "Catapult CriticalConstants CriticalLR CriticalSharpness CriticalWarmup EdgeOfStability GroupInvariance Regime "
-    "ScaleInvariance Sharpening"
+    "Jump ScaleInvariance Sharpening"
 )
 _NUMBERS = (
     "headroom reference_lr stability_threshold decay_curvature Alarm CatapultDetector EdgeDetector edge_of_stability "
-    "explain find_catapults natural_sharpening run_regime warmup_from_critical"
+    "explain find_catapults find_jump natural_sharpening run_regime warmup_from_critical"
 )
 _INSIDE = "first_order second_order at batch_loss undisturbed differentiable size"
 SILENT: dict[str, str] = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from lrscope.errors import TaskError
+from lrscope.errors import MeasurementError, TaskError
 from lrscope.isolation import generators_of, isolated_rng, mode_of
 from lrscope.params import ParamLayout
 from lrscope.records import Cost
@@ -66,7 +66,7 @@ class FunctionalLoss:
 
     def __call__(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Loss, shape ``()``. A module that updates its buffers in place updates the ones given here."""
-        return self.holding(params, buffers, lambda: self.loss_fn(self.model, batch))
+        return self.holding(params, buffers, lambda: checked(self.loss_fn(self.model, batch)))
 
     def holding(self, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], do: Callable[[], T]) -> T:
         """``do()`` while the model holds the tensors given.
@@ -147,6 +147,8 @@ class Objective:
         TypeError: Of the model, the loss function or the batches; one batch alone must be wrapped, ``[batch]``.
         TaskError: No trainable parameters or complex ones, no batches, a loss that is not a scalar, or a kind of
             sharding that is not known.
+        MeasurementError: By methods: the loss has no gradient. What the model and the loss function raise themselves
+            comes from the methods as it is; the functions that measure put torch's errors into words.
     """
 
     def __init__(
@@ -289,7 +291,7 @@ class Objective:
         leaf = _leaf(theta)
 
         def build() -> FirstOrder:
-            return FirstOrder(leaf, torch.autograd.grad(self._loss(batch), leaf, create_graph=True)[0])
+            return FirstOrder(leaf, derivative(self._loss(batch), leaf, create_graph=True))
 
         return self.at(leaf, build)
 
@@ -322,14 +324,7 @@ class Objective:
         return self.at(theta, lambda: self._loss(batch))
 
     def _loss(self, batch: Batch) -> Tensor:
-        loss = self.loss_fn(self.model, batch)
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise TaskError(
-                f"loss_fn: expected the mean loss over the batch as a tensor of shape (), got {shape}; "
-                "reduce it, for example with .mean()"
-            )
-        return loss
+        return checked(self.loss_fn(self.model, batch))
 
     def _gradient(self, theta: Tensor) -> tuple[float, Tensor]:
         leaf = _leaf(theta)
@@ -344,7 +339,7 @@ class Objective:
         loss = self._loss(batch)
         if not self._backward_only:
             try:
-                return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+                return loss.detach(), derivative(loss, leaf)
             except RuntimeError as error:
                 if "use_reentrant" not in str(error):
                     raise
@@ -410,6 +405,45 @@ class Objective:
         if not isinstance(theta, Tensor) or theta.shape != (self.size,):
             came = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
             raise ValueError(f"{name}: expected a tensor of shape ({self.size},), got {came}")
+        if not theta.is_floating_point():
+            raise ValueError(f"{name}: expected floating-point numbers, got {theta.dtype}")
+
+
+def checked(loss: Any) -> Tensor:
+    """What a loss function returned, if it is a loss.
+
+    Raises:
+        TaskError: What came, and what to do.
+    """
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise TaskError(
+            f"loss_fn: expected the mean loss over the batch as a tensor of shape (), got {shape}; "
+            "reduce it, for example with .mean()"
+        )
+    if not loss.is_floating_point():
+        raise TaskError(
+            f"loss_fn: expected a loss of real numbers, got {loss.dtype}; counts of errors have no gradient, so give "
+            "a loss that can be trained, and of a complex one its real part"
+        )
+    return loss
+
+
+def derivative(loss: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tensor:
+    """The gradient of a loss in a leaf of its graph.
+
+    Raises:
+        MeasurementError: There is none.
+    """
+    grad = None
+    if loss.requires_grad:
+        (grad,) = torch.autograd.grad(loss, leaf, create_graph=create_graph, allow_unused=True)
+    if grad is None:
+        raise MeasurementError(
+            "loss_fn: the loss has no gradient in theta: it does not depend on the model's trainable parameters, or "
+            "its graph is cut on the way (detach(), item(), no_grad(), argmax), so there is no step and no curvature"
+        )
+    return grad
 
 
 def _leaf(theta: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
+from lrscope.curvature.point import point_of
 from lrscope.errors import MeasurementError
 from lrscope.objective import Batch, FunctionalLoss, Objective
 from lrscope.params import ParamLayout
@@ -54,12 +55,8 @@ def chosen(layout: ParamLayout, names: tuple[str, ...]) -> tuple[str, ...]:
 class _Block(Objective):
     def __init__(self, whole: Objective, names: tuple[str, ...], theta: Tensor | None) -> None:
         super().__init__(whole.wrapped, whole.loss_fn, list(whole.batches), count=whole.count, mode=whole.mode)
-        if theta is None:
-            theta = whole.point()
-        if theta.shape != (whole.size,):
-            raise ValueError(f"theta: expected shape ({whole.size},), got {tuple(theta.shape)}")
         self._whole, self._names = whole, names
-        self._fixed = whole.layout.unflatten(theta.detach())
+        self._fixed = whole.layout.unflatten(point_of(whole, theta))
         shapes = dict(zip(whole.layout.names, whole.layout.shapes, strict=True))
         self.layout = ParamLayout(names, tuple(shapes[name] for name in names))
         self.functional = _Filled(whole.functional, {k: v for k, v in self._fixed.items() if k not in names})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lrscope.curvature.measurement import Measurement, Measuring
+from lrscope.curvature.point import vector
 from lrscope.curvature.probe import Method
 from lrscope.errors import MeasurementError
 from lrscope.objective import require_objective
@@ -76,14 +77,13 @@ def directional(
         >>> round(directional(L).value, 4)
         6.0
     """
-    named = isinstance(direction, str)
-    if named and direction != "gradient":
+    if isinstance(direction, str) and direction != "gradient":
         raise ValueError(f"direction: expected 'gradient' or a vector, got {direction!r}")
     require_objective(objective)
+    if not isinstance(direction, str):
+        vector("direction", direction, objective.size)
     at = Measuring(objective, theta, preconditioner=preconditioner, method=method)
     if isinstance(direction, Tensor):
-        if direction.shape != (at.size,):
-            raise ValueError(f"direction: expected shape ({at.size},), got {tuple(direction.shape)}")
         u = direction.detach().to(at.like)
         if at.scale is not None:
             u = torch.where(u == 0, u, u / at.scale)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrscope.curvature.measurement import Measuring
 from lrscope.curvature.operators import LinearOperator
-from lrscope.curvature.point import point_of
+from lrscope.curvature.point import loss_and_grad, point_of, vector
 from lrscope.curvature.precondition import is_adaptive
 from lrscope.curvature.precondition import preconditioner as preconditioner_of
 from lrscope.curvature.probe import Method
@@ -138,15 +138,16 @@ def preconditioned_sharpness(
     require_objective(objective)
     spent = objective.spent
     theta = point_of(objective, theta)
-    P = preconditioner_of(optimizer, objective, objective.grad(theta) if is_adaptive(optimizer) else None)
+    P = preconditioner_of(
+        optimizer, objective, loss_and_grad(objective, theta)[1] if is_adaptive(optimizer) else None
+    )
     for_P = objective.spent - spent
     found = sharpness(objective, theta, preconditioner=P, **options)
     return replace(found, cost=found.cost + for_P)
 
 
 def _check_start(start: Tensor, size: int) -> None:
-    if start.ndim not in (1, 2) or start.shape[0] != size:
-        raise ValueError(f"start: expected shape ({size},) or ({size}, M), got {tuple(start.shape)}")
+    vector("start", start, size, columns=True)
     if not bool(torch.isfinite(start).all()) or not bool(start.any()):
         raise ValueError("start: expected finite numbers, not all zero")
 

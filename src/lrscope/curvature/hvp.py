@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lrscope.curvature.operators import Operator
+from lrscope.curvature.point import vector
 from lrscope.records import Cost
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ class Hessian(Operator):
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """H v for v of shape ``(P,)``, or H V, column by column, for ``(P, K)``."""
-        if v.ndim not in (1, 2) or v.shape[0] != self.size:
-            raise ValueError(f"v: expected shape ({self.size},) or ({self.size}, K), got {tuple(v.shape)}")
+        vector("v", v, self.size, columns=True)
         spent = self.objective.spent
         product = self._product(v.to(self.theta)) if v.ndim == 1 else self._products(v.T.to(self.theta)).T
         # Whatever was called underneath, a product is booked as a product.
@@ -177,8 +177,8 @@ class DifferenceHessian(Hessian):
         self, objective: Objective, theta: Tensor, *, gradient: Tensor | None = None, widen: float = 1.0
     ) -> None:
         super().__init__(objective, theta)
-        if gradient is not None and gradient.shape != theta.shape:
-            raise ValueError(f"gradient: expected shape ({self.size},), got {tuple(gradient.shape)}")
+        if gradient is not None:
+            vector("gradient", gradient, self.size)
         if not 0 < widen < float("inf"):
             raise ValueError(f"widen: expected a positive factor on the step, got {widen!r}")
         eps = torch.finfo(self.dtype).eps

@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from lrscope.curvature.hvp import MAX_GRAPHS
 from lrscope.curvature.operators import Operator
-from lrscope.curvature.probe import COARSE, Method
+from lrscope.curvature.point import loss_and_grad, point_of, require_finite
+from lrscope.curvature.probe import COARSE, Method, require_function
 from lrscope.errors import LrscopeWarning, MeasurementError
 from lrscope.isolation import RandomState
 from lrscope.objective import Batch, require_objective
@@ -104,7 +105,8 @@ class DifferenceJacobian(Jacobian):
     def __init__(self, evaluate: Evaluate, theta: Tensor) -> None:
         self.theta = theta
         self.evaluate = evaluate
-        self.outputs = [z.detach() for z in evaluate(theta.clone().requires_grad_())[0]]
+        outputs, loss = evaluate(theta.clone().requires_grad_())
+        self.outputs, self.loss = [z.detach() for z in outputs], loss.detach()
 
     def push(self, v: Tensor) -> list[Tensor]:
         return self._central(v, 0)
@@ -135,7 +137,7 @@ def mismatch(J: Jacobian) -> float:
     u = [torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator) for z in J.outputs]
     v = J.pull(u)
     length = float(v.double() @ v.double())
-    return abs(_dot(u, J.push(v)) / length - 1) if length > 0 else 0.0
+    return abs(_dot(u, J.push(v)) / length - 1) if length != 0 else 0.0
 
 
 def straight(J: Jacobian) -> bool:
@@ -188,9 +190,7 @@ class JacobianOperator(Operator):
                 f"objective: a {type(objective).__name__} has no model whose outputs could be differentiated; "
                 f"{type(self).__name__} needs a lrs.Objective"
             )
-        theta = objective.point() if theta is None else theta.detach()
-        if theta.shape != (objective.size,):
-            raise ValueError(f"theta: expected shape ({objective.size},), got {tuple(theta.shape)}")
+        theta = point_of(objective, theta)
         super().__init__(objective.size, theta.dtype, theta.device)
         self.objective, self.theta = objective, theta
         self.method = "difference" if method == "difference" else "exact"
@@ -245,6 +245,7 @@ class JacobianOperator(Operator):
         if self.method == "exact":
             try:
                 jacobian = Jacobian(evaluate, self.theta)
+                self._require_finite(jacobian)
                 problem = "" if self.error is not None else self._problem(jacobian)
                 if not problem:
                     return jacobian
@@ -258,7 +259,8 @@ class JacobianOperator(Operator):
             self.method, self.error = "difference", None
         jacobian = DifferenceJacobian(evaluate, self.theta)
         if self.error is None:
-            self.error = mismatch(jacobian)
+            self._require_finite(jacobian)
+            self.error = self._mismatch(jacobian)
             if not self.error <= COARSE:
                 warnings.warn(
                     f"Jacobian products by difference are off by {self.error:.0%}, so {type(self).__name__} is a "
@@ -268,9 +270,23 @@ class JacobianOperator(Operator):
                 )
         return jacobian
 
+    def _require_finite(self, jacobian: Jacobian) -> None:
+        loss = [jacobian.loss] if self._curved else []
+        if not all(bool(torch.isfinite(z).all()) for z in [*jacobian.outputs, *loss]):
+            raise MeasurementError(
+                f"outputs: those of the model, or the loss, are nan or inf at theta, so {type(self).__name__} has no "
+                "products there; the run has diverged, or a batch is not clean"
+            )
+
+    def _mismatch(self, jacobian: Jacobian) -> float:
+        found = mismatch(jacobian)
+        if found != found:
+            require_finite(self.objective, self.theta)
+        return found
+
     def _problem(self, jacobian: Jacobian) -> str:
         """What is wrong with exact products; "" if nothing is."""
-        self.error = mismatch(jacobian)
+        self.error = self._mismatch(jacobian)
         if not self.error <= FLAW:
             return "an operation's backward cannot be differentiated, so its part of the product is missing"
         if self._curved and not straight(jacobian):
@@ -283,6 +299,7 @@ class JacobianOperator(Operator):
             try:
                 yield
             except (RuntimeError, NotImplementedError) as error:
+                loss_and_grad(self.objective, self.theta)  # refuses, and says why, where the loss itself is to blame
                 raise MeasurementError(
                     f"no {self.method} product with the Jacobian of this model: {str(error).strip().splitlines()[0]}"
                 ) from error
@@ -346,14 +363,15 @@ class GaussNewton(JacobianOperator):
     def _outputs(self, leaf: Tensor, batch: Batch) -> tuple[list[Tensor], Tensor]:
         return captured(self.objective, leaf, batch, self._pick)
 
-    @staticmethod
-    def _require_split(J: Jacobian) -> None:
+    def _require_split(self, J: Jacobian) -> None:
         """The gradient through the outputs must be the whole gradient."""
         outputs, loss = J.evaluate(J.theta.clone().requires_grad_())
         through = J.pull(list(torch.autograd.grad(loss, outputs, materialize_grads=True)))
         whole = J.gradient()
         away, length = float((whole - through).norm()), max(float(whole.norm()), float(through.norm()))
-        if away > torch.finfo(whole.dtype).eps ** 0.5 * length:
+        if not away <= torch.finfo(whole.dtype).eps ** 0.5 * length:
+            require_finite(self.objective, self.theta)
+            require_function(self.objective, self.theta)
             raise MeasurementError(
                 f"the loss depends on the parameters not only through the model's output ({away / length:.1g} of the "
                 "gradient is elsewhere: a weight penalty, or a model called on its own output), so it has no "
@@ -537,6 +555,7 @@ def per_example(objective: Objective, leaf: Tensor, batch: Batch, loss: Tensor, 
         ) from error
     mean, whole = float(losses.detach().mean()), float(loss.detach())
     if abs(mean - whole) > 10 * torch.finfo(loss.dtype).eps ** 0.5 * abs(whole):
+        require_function(objective, leaf.detach())
         raise MeasurementError(
             f"the mean loss of single examples is {mean:.6g}, that of their batch {whole:.6g}; examples "
             "are not independent or not equally weighted (BatchNorm in train mode, padding), so use per='batch'"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lrscope.curvature.measurement import Measurement, describe, point_of
+from lrscope.curvature.measurement import Measurement, describe
+from lrscope.curvature.point import loss_and_grad, point_of
 from lrscope.errors import MeasurementError
 from lrscope.objective import require_objective
 from lrscope.records import Cost
@@ -95,7 +96,7 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None, *, c
     sums: list[Tensor] = [torch.zeros_like(theta) for _ in range(num)]  # of n_b g_b
     squares, examples, sizes = [0.0] * num, [0.0] * num, [0] * num  # of n_b |g_b|^2, n_b, 1
     for i, part in enumerate(objective.each()):
-        g, j = part.grad(theta), i % num
+        g, j = loss_and_grad(part, theta)[1], i % num
         n = objective.count(part.batches[0]) / part.weights[0]  # of all processes
         sums[j] += n * g
         squares[j] += n * float(g.double().square().sum())

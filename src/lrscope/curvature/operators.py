@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lrscope.curvature.point import vector
 from lrscope.curvature.scaling import scale_of
 from lrscope.linalg import working_dtype
 
@@ -47,10 +48,8 @@ class Operator(ABC):
 
     def __matmul__(self, v: Tensor) -> Tensor:
         """A v for v of shape ``(P,)``, or A V, column by column, for ``(P, K)``."""
-        if v.ndim == 2:
+        if vector("v", v, self.size, columns=True).ndim == 2:
             return torch.stack([self @ column for column in v.T], dim=1)
-        if v.shape != (self.size,):
-            raise ValueError(f"v: expected shape ({self.size},) or ({self.size}, K), got {tuple(v.shape)}")
         self.num_matvecs += 1
         return self._product(v)
 

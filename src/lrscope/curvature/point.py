@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,23 @@ if TYPE_CHECKING:
 
 def point_of(objective: Objective, theta: Tensor | None) -> Tensor:
     """``theta``, checked, or the model's current one; ``(P,)``, detached."""
-    if theta is None:
-        return objective.point()
-    if theta.shape != (objective.size,):
-        raise ValueError(f"theta: expected shape ({objective.size},), got {tuple(theta.shape)}")
-    return theta.detach()
+    return objective.point() if theta is None else vector("theta", theta, objective.size).detach()
+
+
+def vector(name: str, value: Any, size: int, *, columns: bool = False) -> Tensor:
+    """``value`` if it is a tensor of shape ``(size,)``, or with ``columns`` also ``(size, K)``.
+
+    Raises:
+        TypeError, ValueError: What came, and what is allowed.
+    """
+    allowed = f"({size},)" + f" or ({size}, K)" * columns
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor of shape {allowed}, got {type(value).__name__}")
+    if value.ndim not in ((1, 2) if columns else (1,)) or value.shape[0] != size:
+        raise ValueError(f"{name}: expected shape {allowed}, got {tuple(value.shape)}")
+    if not value.is_floating_point():
+        raise ValueError(f"{name}: expected real floating-point numbers, got {value.dtype}")
+    return value
 
 
 def require_finite(objective: Objective, theta: Tensor) -> Tensor:
@@ -48,16 +60,35 @@ def loss_and_grad(objective: Objective, theta: Tensor) -> tuple[float, Tensor]:
     """The objective's own, with torch's errors put in words; cost: one gradient.
 
     Raises:
-        MeasurementError: The loss has no gradient in theta, or none as one dense vector.
+        MeasurementError: The loss cannot be computed, has no gradient in theta, or none as one dense vector.
     """
     try:
         return objective.loss_and_grad(theta)
     except (RuntimeError, NotImplementedError) as error:
-        if any(getattr(module, "sparse", False) is True for module in objective.model.modules()):
+        forward = _forward_error(objective, theta)
+        what = "the loss has no gradient in theta, so neither its curvature nor a step can be measured"
+        remedy = ""
+        if forward is not None:
+            what, remedy = (
+                "the loss cannot be computed",
+                "; shape, dtype and device of the batches must fit the model",
+            )
+        elif any(getattr(module, "sparse", False) is True for module in objective.model.modules()):
             remedy = "; the model has an embedding with sparse gradients, build it with sparse=False"
-        else:
-            remedy = ""
-        raise MeasurementError(
-            "the loss has no gradient in theta, so neither its curvature nor a step can be measured: "
-            f"{str(error).strip().splitlines()[0]}{remedy}"
-        ) from error
+        here = objective.point()
+        if (here.dtype, here.device) != (theta.dtype, theta.device):
+            remedy = (
+                f"; theta is {theta.dtype} on {theta.device}, the model {here.dtype} on {here.device}: convert it"
+            )
+        raise MeasurementError(f"{what}: {str(forward or error).strip().splitlines()[0]}{remedy}") from error
+
+
+def _forward_error(objective: Objective, theta: Tensor) -> Exception | None:
+    """What the forward pass raises by itself, if it is not the backward pass that does."""
+    try:
+        with objective.undisturbed(), torch.enable_grad():
+            for batch in objective.batches:
+                objective.batch_loss(theta.detach().clone().requires_grad_(), batch)
+    except (RuntimeError, NotImplementedError) as error:
+        return error
+    return None

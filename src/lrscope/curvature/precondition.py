@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from lrscope.curvature.point import loss_and_grad, vector
 from lrscope.errors import MeasurementError
 from lrscope.params import Group, groups_of, relative_rates
 from lrscope.wrapping import whole
@@ -97,9 +98,12 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
     grads: dict[str, Tensor] = {}
     if rule is not None:
         if gradient is None:
-            gradient = objective.grad(objective.point())
-        if gradient.shape != (objective.size,):
-            raise ValueError(f"gradient: expected shape ({objective.size},), got {tuple(gradient.shape)}")
+            gradient = loss_and_grad(objective, objective.point())[1]
+        if not bool(torch.isfinite(vector("gradient", gradient, objective.size)).all()):
+            raise MeasurementError(
+                f"gradient: {int((~torch.isfinite(gradient)).sum())} of its {objective.size} entries are nan or inf, "
+                "so the coming step has no preconditioner; the loss is not finite here, or the run has diverged"
+            )
         grads = objective.layout.unflatten(gradient)
         for name, g in grads.items():
             group = groups[name]

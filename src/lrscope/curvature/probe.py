@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lrscope.curvature.hvp import DifferenceHessian, ExactHessian, ForwardHessian, Hessian
+from lrscope.curvature.point import require_finite
 from lrscope.errors import LrscopeWarning, MeasurementError
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def choose(
     found = known.get(key) or probe(objective, theta)
     if found.forward is None and (method == "forward" or (_absent(found.exact) and found.difference > tol / 10)):
         found = _with_forward(found, objective, theta)
+    if _absent(found.exact) and _absent(found.difference):
+        require_finite(objective, theta)  # if not here, then perhaps elsewhere: nothing to remember
     known[key] = found
     if method == "exact" and _absent(found.exact):
         raise MeasurementError(f"no exact Hessian-vector product on this model: {found.obstacle}{_cure(found)}")
@@ -173,11 +176,13 @@ def probe(objective: Objective, theta: Tensor) -> Probe:
     except (RuntimeError, NotImplementedError) as error:
         return _probe_difference(objective, theta, x, _reason(error))
     exact = _asymmetry(x, Hx, a, Ha)
+    if _absent(exact):  # a root at 0, say: the gradient may be there all the same
+        return _probe_difference(objective, theta, x, "it has nan or inf entries")
     try:
         D = DifferenceHessian(objective, theta)
         difference, widen = _relative(D @ a - Ha, Ha), 1.0
         if difference > DOUBTFUL:
-            _require_function(objective, theta)
+            require_function(objective, theta)
             hidden = _hidden(objective, theta)
             if hidden and D.with_error(a)[1] < difference / 10:
                 return _probe_difference(
@@ -191,7 +196,10 @@ def probe(objective: Objective, theta: Tensor) -> Probe:
                     difference, widen = error, factor
     except (RuntimeError, NotImplementedError) as error:
         return Probe(exact, float("nan"), f"no gradient: {_reason(error)}")
-    return Probe(exact, difference, widen=widen)
+    return Probe(exact, difference, _UNEVEN if _absent(difference) else "", widen)
+
+
+_UNEVEN = "gradients a small step away from theta are nan or inf"
 
 
 def _with_forward(found: Probe, objective: Objective, theta: Tensor) -> Probe:
@@ -207,7 +215,7 @@ def _with_forward(found: Probe, objective: Objective, theta: Tensor) -> Probe:
         return replace(found, forward=float("nan"), forward_obstacle=_reason(error))
 
 
-def _require_function(objective: Objective, theta: Tensor) -> None:
+def require_function(objective: Objective, theta: Tensor) -> None:
     """Refuse a loss that is another one each time it is evaluated; cost: two gradients."""
     first, second = objective.grad(theta), objective.grad(theta)
     away = _relative(first - second, first)
@@ -275,12 +283,14 @@ def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: 
             b = x / x.norm()
             bent = _relative(D @ (a + b) - Da - Dx / x.norm(), Da)
             error = max(bent, _asymmetry(x, Dx, a, Da))
+            if _absent(error):
+                return Probe(nan, nan, f"{obstacle}; nor by difference: {_UNEVEN}")
             if error < best.difference / 2:
                 best = Probe(nan, error, obstacle, widen)
             if best.difference <= DOUBTFUL:
                 break
             if widen == 1.0:
-                _require_function(objective, theta)
+                require_function(objective, theta)
     except (RuntimeError, NotImplementedError) as error:
         return Probe(nan, nan, f"{obstacle}; nor a gradient: {_reason(error)}")
     return best
@@ -289,9 +299,10 @@ def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: 
 def _asymmetry(x: Tensor, Hx: Tensor, y: Tensor, Hy: Tensor) -> float:
     """How far x'Hy is from y'Hx, relative to the larger of the two bounds |Hx||y|, |x||Hy|."""
     scale = float(Hx.norm() * y.norm())
-    return abs(float(y @ Hx - x @ Hy)) / scale if scale > 0 else 0.0
+    away = abs(float(y @ Hx - x @ Hy))
+    return away / scale if scale != 0 else away  # nan where a product is
 
 
 def _relative(error: Tensor, of: Tensor) -> float:
     length = float(of.norm())
-    return float(error.norm()) / length if length > 0 else float(error.norm())
+    return float(error.norm()) / length if length != 0 else float(error.norm())

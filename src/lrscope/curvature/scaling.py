@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lrscope.curvature.point import vector
 from lrscope.linalg import Matvec
 
 
@@ -13,11 +14,7 @@ def scale_of(preconditioner: Tensor | None, theta: Tensor) -> Tensor | None:
     """P^-1/2, shape ``(P,)``, after a check of P."""
     if preconditioner is None:
         return None
-    if preconditioner.shape != theta.shape:
-        raise ValueError(
-            f"preconditioner: expected the diagonal of P, shape {tuple(theta.shape)}, "
-            f"got {tuple(preconditioner.shape)}"
-        )
+    vector("preconditioner", preconditioner, theta.numel())
     if not bool((preconditioner > 0).all()):  # false for nan, too
         raise ValueError(
             f"preconditioner: expected positive numbers, smallest is {float(preconditioner.min()):.3g}; "

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from lrscope.errors import MeasurementError
-from lrscope.objective import Objective, require_objective
+from lrscope.errors import LrscopeError, MeasurementError
+from lrscope.objective import Objective, derivative, require_objective
 from lrscope.params import groups_of
 from lrscope.records import Cost
 
@@ -176,6 +176,8 @@ class _DoubleLoss:
             for weight, batch in zip(self.objective.weights, self.batches, strict=True):
                 buffers = {name: b.clone() for name, b in self.buffers.items()}
                 total = total + weight * self.objective.functional(params, buffers, batch)
+        except LrscopeError:
+            raise
         except (RuntimeError, TypeError, ValueError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise MeasurementError(
@@ -195,7 +197,13 @@ class _DoubleLoss:
         theta = theta.detach().requires_grad_()
         with self.objective.undisturbed(), torch.enable_grad():
             value = self._value(theta)
-            (grad,) = torch.autograd.grad(value, theta)
+            try:
+                grad = derivative(value, theta)
+            except RuntimeError as error:
+                raise MeasurementError(
+                    f"objective: its loss has no gradient in float64 ({str(error).strip().splitlines()[0]}), so "
+                    "nothing can be told of its scale"
+                ) from error
         return float(value.detach()), grad
 
 

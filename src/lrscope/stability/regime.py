@@ -183,7 +183,8 @@ def measure_regime(
     found = Regime(reference_lr(optimizer), losses)
     if found.verdict != "diverged":
         third = losses[1:][-max(1, epochs // 3) :]
-        plateau = float(np.mean(third)) / slow.epochs(epochs)[-1]
+        reached = slow.epochs(epochs)[-1]
+        plateau = float(np.mean(third)) / reached if reached != 0 else math.nan
         probed = trial.probe(probe_steps) if probe_steps else None
         found = replace(found, plateau=plateau if math.isfinite(plateau) else None, probed=probed)
     return replace(found, cost=replace(trial.cost + slow.cost, seconds=time.perf_counter() - began))
