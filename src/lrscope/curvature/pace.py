@@ -117,9 +117,14 @@ class Pace:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "account": self.account, "needed": self._needed, "elapsed": self._elapsed, "values": list(self._values), "speed": self._speed,
-            "scale": self._scale, "scale_read": self._scale_read,
-        }  # fmt: skip
+            "account": self.account,
+            "needed": self._needed,
+            "elapsed": self._elapsed,
+            "values": list(self._values),
+            "speed": self._speed,
+            "scale": self._scale,
+            "scale_read": self._scale_read,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.account, self._needed = state["account"], state["needed"]

@@ -74,9 +74,9 @@ class EigenTracker:
         Vectors are Ritz vectors of this update's products, and a residual belongs to the vector and its Rayleigh
         quotient: an eigenvalue lies within it of the quotient, and no quotient is above the eigenvalue of its rank.
         Each value is the corrected one, between quotient and quotient + residual; so it is within the residual of the
-        eigenvalue of its rank unless a larger one hides from all remembered products. One that has just risen is hidden
-        until the next look, five steps at most if it is the runner-up. ``converged`` says that all doubts are at most
-        ``tol``: an indicator, not a bound. A product that is not finite gives ``nan`` and is not remembered.
+        eigenvalue of its rank unless a larger one hides from all remembered products, as a runner-up that has just
+        risen may until the next look. ``converged`` says that all doubts are at most ``tol``: an indicator, not a
+        bound. A product that is not finite gives ``nan`` and is not remembered.
 
         Args:
             matvec: Symmetric A(theta) as a function ``(P,) -> (P,)``.
