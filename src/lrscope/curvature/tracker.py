@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lrscope.curvature.measurement import describe
 from lrscope.curvature.pace import Pace
+from lrscope.curvature.point import loss_and_grad
 from lrscope.curvature.precondition import is_adaptive, preconditioner, reference_lr, stability_threshold
 from lrscope.curvature.probe import Choice, Method, choose
 from lrscope.curvature.result import EigenResult
@@ -191,6 +192,10 @@ class SharpnessTracker:
         if not bool(torch.isfinite(theta).all()):
             return self._not_finite(theta, 0.0)
         most = self._affordable(gradient)
+        if gradient is None and (self.adaptive or self._choice is None):
+            gradient = loss_and_grad(objective, theta)[1]
+        if gradient is not None and not bool(torch.isfinite(gradient).all()):
+            return self._not_finite(theta, (objective.spent - spent).gradients)
         if self._choice is None:
             self._choice = choose(self.objective, theta, method=self.method, purpose="track", tol=self.tol)
         scale = self._scale(objective, theta, gradient)
@@ -220,8 +225,6 @@ class SharpnessTracker:
             return None
         if not self.adaptive and len(set(relative_rates(self.optimizer.param_groups))) == 1:
             return None
-        if self.adaptive and gradient is None:
-            gradient = objective.grad(theta)
         return scale_of(preconditioner(self.optimizer, objective, gradient), theta)
 
     def _not_finite(self, theta: Tensor, in_gradients: float) -> EigenResult:
@@ -238,7 +241,7 @@ class SharpnessTracker:
             error=0.0,
             cost=Cost(),
             batches=describe(self.objective),
-            note="parameters or products are not finite: the run has diverged",
+            note="parameters, loss or products are not finite: the run has diverged",
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -128,6 +128,7 @@ class Input:
 
 NOT_FINITE = r"the loss is (nan|inf) at|nan or inf|is not finite"
 NO_GRADIENT = r"no gradient|got no differentiable output"
+NANS = ["SharpnessTracker", "StabilityGauge"]  # a diverged run is read as nan
 LOSS_ONLY = ["Objective.point", "Objective.__call__", "Objective.loss", "Objective.on"]
 FORWARD_ONLY = ["ForwardHessian"]  # the derivative of a constant is zero
 BACKWARD = ["block"]  # of the last parameter, which the trouble lies before
@@ -136,10 +137,10 @@ UNSEEN = ["preconditioner", "gradient_noise_scale", "critical_lr of a name", "cr
 ANY_OPTIMIZER = ["preconditioned_sharpness", "preconditioner", "SharpnessTracker", "critical_lr", "Watch"]
 
 INPUTS = {
-    "nan loss": Input(NOT_FINITE, [*BARE, *STEPPING, "NTK", "measure_regime"], times(torch.nan)),
-    "inf loss": Input(NOT_FINITE, [*BARE, *STEPPING, "NTK", "measure_regime"], times(torch.inf)),
+    "nan loss": Input(NOT_FINITE, [*BARE, *STEPPING, *NANS, "NTK", "measure_regime"], times(torch.nan)),
+    "inf loss": Input(NOT_FINITE, [*BARE, *STEPPING, *NANS, "NTK", "measure_regime"], times(torch.inf)),
     "inf gradient": Input(
-        NOT_FINITE, [*BARE, *STEPPING, "NTK", "measure_regime", "scale_invariance"], rooted
+        NOT_FINITE, [*BARE, *STEPPING, *NANS, "NTK", "measure_regime", "scale_invariance"], rooted
     ),
     "zero gradient": Input(
         "gradient is zero at theta|the sharpness 0", [n for n in CALLS if n not in ("directional", "critical_constants")], times(0.0)
@@ -236,6 +237,20 @@ def test_no_gradient_at_one_theta_says_nothing_of_another():
     gain[0] = 1.0
     assert C.choose(objective, objective.point()).error < 1e-6
     assert sharpness(objective).converged
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_tracker_reads_nan_where_the_loss_is_and_goes_on_after_it(kind):
+    model, gain = cases.mlp().to(DOUBLE), [1.0]
+    objective = Objective(model, lambda m, b: gain[0] * cases.cross_entropy(m, b), batches())
+    optimizer = kind(model.parameters())
+    tracker = SharpnessTracker(objective, optimizer)
+    for gain[0] in (torch.nan, torch.inf, 1.0, torch.nan, 1.0):
+        reading = tracker.update()
+        if gain[0] == 1.0:
+            assert reading.value == pytest.approx(C.preconditioned_sharpness(objective, optimizer).value, rel=0.02)
+        else:
+            assert (reading.value, reading.converged) == (pytest.approx(torch.nan, nan_ok=True), False)
 
 
 class Root(nn.Module):
