@@ -4,6 +4,7 @@ from lrscope.optimizers.equivalent import EquivalentLR
 from lrscope.optimizers.functional import FunctionalOptimizer, FunctionalState
 from lrscope.optimizers.giadam import GIAdam, GIAdamW, RIAdam
 from lrscope.optimizers.lanes import group_rates
+from lrscope.optimizers.leap import leap
 from lrscope.optimizers.scheduled import ScheduledLR
 from lrscope.optimizers.spec import OptimizerSpec
 
@@ -17,4 +18,5 @@ __all__ = [
     "RIAdam",
     "ScheduledLR",
     "group_rates",
+    "leap",
 ]
