@@ -1,31 +1,8 @@
-"""Kalra & Barkeshli, Why Warmup the Learning Rate? Underlying Mechanisms and Improvements, 2024, arXiv 2406.09405."""
+"""Kalra & Barkeshli, Why Warmup the Learning Rate? Underlying Mechanisms and Improvements, 2024, arXiv 2406.09405.
 
-from lrscope.papers.kalra2024 import solvable
-from lrscope.papers.kalra2024.adam import (
-    Grid,
-    PlainMLP,
-    ResidualMLP,
-    _standard,
-    failure_boundary,
-    grid,
-    random_second_moment,
-    schedule,
-    sharpness_at_the_start,
-    task,
-    warmup_without_normalisation,
-)
+The paper trains wide residual networks on CIFAR-10; here are small networks on scikit-learn's digits.
+"""
 
-__all__ = [
-    "Grid",
-    "PlainMLP",
-    "ResidualMLP",
-    "_standard",
-    "failure_boundary",
-    "grid",
-    "random_second_moment",
-    "schedule",
-    "sharpness_at_the_start",
-    "solvable",
-    "task",
-    "warmup_without_normalisation",
-]
+from lrscope.papers.kalra2024 import adam, boundary, constants, sharpness, solvable
+
+__all__ = ["adam", "boundary", "constants", "sharpness", "solvable"]

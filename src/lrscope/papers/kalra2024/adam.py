@@ -1,253 +1,141 @@
-"""Kalra & Barkeshli 2024, Why Warmup the Learning Rate?, arXiv 2406.09405: its claims about Adam and GI-Adam.
-
-The paper trains wide residual networks on CIFAR-10; here are small networks on scikit-learn's digits, whole grids of
-which train as one batched program in seconds. Every function returns what it measured and judges nothing.
-"""
+"""Checks of kalra2024: the preconditioned sharpness of Adam and GI-Adam, and the identity of GI-Adam."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import pairwise
-from typing import Any, cast
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from lrscope.curvature import preconditioner, sharpness
-from lrscope.isolation import isolated_rng, mode_of
 from lrscope.objective import Objective
-from lrscope.optimizers import FunctionalOptimizer, GIAdam, OptimizerSpec
-from lrscope.schedules import Cosine, Linear, Schedule
-from lrscope.tasks import Batches, BatchStream, Task
-from lrscope.tasks.digits import split
-from lrscope.tasks.losses import accuracy, cross_entropy
-from lrscope.training.evaluate import weighted_means
-from lrscope.training.grouping import Feed
-from lrscope.training.program import Program, examine
+from lrscope.optimizers import GIAdam
+from lrscope.papers.check import Holds, Numbers, check, spread
+from lrscope.papers.kalra2024.networks import Start, full_batch
 
-NUM_TRAIN = 1437
-PEAKS = tuple(1e-3 * 2**x for x in range(2, 12))
-"""Peak learning rates 0.004 to 2.048, in factors of 2."""
+Seeds = Sequence[int]
+BETA1, BETA2 = 0.9, 0.999
+LATE = (2 + 2 * BETA1) / (1 - BETA1)
+"""Adam's threshold on lr x preconditioned sharpness, 38."""
 
 
-class ResidualMLP(nn.Module):
-    """Blocks of Linear, LayerNorm, ReLU, Linear, LayerNorm beside a skip, then ReLU: like the paper, small."""
-
-    def __init__(self, width: int = 64, blocks: int = 4) -> None:
-        super().__init__()
-        self.first = nn.Linear(64, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width), nn.LayerNorm(width)
-            )
-            for _ in range(blocks)
-        )
-        self.head = nn.Linear(width, 10)
-        _standard(self, self.head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.first(x.flatten(1)))
-        for block in self.blocks:
-            x = F.relu(x + block(x))
-        return self.head(x)
+def pre_sharpness(objective: Objective, optimizer: torch.optim.Optimizer, tol: float = 1e-4) -> float:
+    """Preconditioned sharpness of the step that the optimizer is about to take."""
+    P = preconditioner(optimizer, objective)
+    return sharpness(objective, preconditioner=P, tol=tol, max_matvecs=5000).value
 
 
-class PlainMLP(nn.Module):
-    """``depth`` linear layers with ReLU between them, and no normalisation."""
-
-    def __init__(self, width: int = 64, depth: int = 10) -> None:
-        super().__init__()
-        sizes = [64] + [width] * (depth - 1)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.head = nn.Linear(width, 10)
-        _standard(self, self.head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1)
-        for layer in self.hidden:
-            x = F.relu(layer(x))
-        return self.head(x)
-
-
-def _standard(model: nn.Module, head: nn.Linear) -> None:
-    """Standard parameterisation of the paper: truncated normal, variance 2 / fan_in (the head: 1 / fan_in)."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            std = ((1 if module is head else 2) / module.in_features) ** 0.5 / 0.87962566103423978
-            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-            nn.init.zeros_(module.bias)
+@check("kalra2024/3", "GI-Adam lowers the preconditioned sharpness of the first step by sqrt(1 - beta2) = 0.0316")
+def first_step(seeds: Seeds = (0, 1, 2), eps: float = 1e-8) -> tuple[Numbers, Holds]:
+    """FCN of depth 4 and width 64, 500 images as one batch, squared error, float64, before the first update."""
+    found: dict[Start, list[tuple[float, float]]] = {}
+    for start in ("sp", "mup"):
+        rows = found[start] = []
+        for seed in seeds:
+            objective = full_batch(start, dtype=torch.float64).objective(seed)
+            kinds = (torch.optim.Adam, GIAdam)
+            adam, gi = (pre_sharpness(objective, kind(objective.model.parameters(), eps=eps)) for kind in kinds)
+            rows.append((adam, gi))
+    ratio = {start: [gi / adam for adam, gi in rows] for start, rows in found.items()}
+    numbers = {f"{start} GI-Adam over Adam": spread(values) for start, values in ratio.items()}
+    numbers |= {f"{start} Adam": [adam for adam, _ in rows] for start, rows in found.items()}
+    return numbers, {
+        "standard: ratio in [0.030, 0.035]": all(0.030 <= r <= 0.035 for r in ratio["sp"]),
+        "muP: at least tenfold lower": all(r <= 0.1 for r in ratio["mup"]),
+    }
 
 
-def task(net: type[nn.Module] = ResidualMLP, **sizes: int) -> Task:
-    """Digits, each image scaled to mean 0 and variance 1; batches of 64 of 1,437 images, judged by the other 360."""
-    (x, y), (more_x, more_y) = split()
-    x, y = torch.cat([x, more_x]).flatten(1), torch.cat([y, more_y])
-    x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(y)))
-    seen, held = order[:NUM_TRAIN], order[NUM_TRAIN:]
-    return Task(
-        build=partial(_build, net, **sizes),
-        loss_fn=cross_entropy,
-        train=Batches(x[seen], y[seen], batch_size=64, shuffle=True, drop_last=True),
-        evaluate=Batches(x[held], y[held], batch_size=len(held)),
-        metrics={"accuracy": accuracy},
-        name=f"digits-{net.__name__}",
-        steps=400,
-    )
+@check("kalra2024/4", "GI-Adam is Adam with a learning rate times sqrt(1 - beta2^t) and no correction of v")
+def identity(seeds: Seeds = (0, 1, 2), steps: int = 200, lr: float = 3e-3) -> tuple[Numbers, Holds]:
+    """The formula written out beside :class:`~lrscope.optimizers.GIAdam`: FCN of depth 4, batches of 50, float64.
 
-
-def _build(net: type[nn.Module], seed: int, **sizes: int) -> nn.Module:  # noqa: ARG001 - the generator is seeded
-    return net(**sizes)
-
-
-def schedule(peak: float, warmup: int, steps: int) -> Schedule:
-    """Linear warmup whose k-th update, k = 1 to ``warmup``, has ``peak * k / warmup``; then cosine to a tenth.
-
-    A warmup of 1 is none.
+    v starts at the squared gradient of the first batch; learning rate and eps times sqrt(1 - beta2^t).
     """
-    decay = Cosine(1.0, 0.1, steps - warmup)
-    shape = Linear(1 / warmup, 1.0, warmup - 1).then(decay) if warmup > 1 else decay
-    return peak * shape
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How training ended for each peak learning rate and seed.
-
-    Attributes:
-        optimizer, warmup: What trained, and its warmup in steps.
-        peaks: Peak learning rates, ``(n,)``, rising.
-        accuracy: On held-out images after the last update, ``(n, seeds)``.
-        finite: Whether every loss and every parameter at the end was a finite number, ``(n, seeds)``.
-        largest_loss: Over the whole run, ``(n, seeds)``.
-    """
-
-    optimizer: str
-    warmup: int
-    peaks: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    finite: NDArray[np.bool_]
-    largest_loss: NDArray[np.float64]
-
-    def last_good(self, level: float = 0.9) -> float:
-        """Largest peak whose mean accuracy over seeds is above ``level``; 0 if none is."""
-        good = self.peaks[self.accuracy.mean(1) > level]
-        return float(good[-1]) if len(good) else 0.0
-
-    def at(self, peak: float) -> float:
-        """Mean accuracy over seeds at one of the peaks."""
-        (found,) = np.flatnonzero(np.isclose(self.peaks, peak, rtol=1e-6))
-        return float(self.accuracy[found].mean())
-
-
-def grid(
-    task: Task,
-    optimizer: OptimizerSpec | str,
-    *,
-    warmup: int = 1,
-    peaks: Sequence[float] = PEAKS,
-    seeds: Sequence[int] = (0, 1, 2),
-    steps: int = 400,
-) -> Grid:
-    """Train every peak and seed to the end, whatever the loss does on the way; each seed is one batched program.
-
-    :func:`lrscope.replicas` would stop a run once it counts as diverged; whether Adam ever diverges is the question
-    here. A seed decides initialisation, data order and RI-Adam's draw. Cost: ``len(peaks) * len(seeds) * steps``
-    gradients.
-    """
-    spec = OptimizerSpec.parse(optimizer)
-    rates = np.stack([schedule(peak, warmup, steps).values(steps) for peak in peaks], 1)
-    ends = []
+    gaps, eps = [], 1e-8
     for seed in seeds:
-        its_own = replace(spec, seed=seed) if spec.name == "riadam" else spec
-        ends.append(_ends(task, its_own, torch.from_numpy(rates), seed))
-    accuracies, finite, largest = (np.stack(column, 1) for column in zip(*ends, strict=True))
-    return Grid(spec.name, warmup, np.asarray(peaks, dtype=float), accuracies, finite, largest)
+        task = full_batch(dtype=torch.float64)
+        ((x, y),) = task.train
+        parts = torch.Generator().manual_seed(seed)
+        batches = [torch.randperm(len(y), generator=parts)[:50] for _ in range(steps)]
+        objective = task.objective(seed)
+        model = objective.model
+        optimizer = GIAdam(model.parameters(), lr=lr, betas=(BETA1, BETA2), eps=eps)
+        theta, m, v = objective.point(), torch.zeros(objective.size, dtype=torch.float64), None
+        gap = 0.0
+        for t, part in enumerate(batches, 1):
+            batch = (x[part], y[part])
+            g = objective.on([batch]).grad(theta)
+            v = g**2 if v is None else v
+            m, v = BETA1 * m + (1 - BETA1) * g, BETA2 * v + (1 - BETA2) * g**2
+            factor = math.sqrt(1 - BETA2**t)
+            theta = theta - lr * factor * (m / (1 - BETA1**t)) / (v.sqrt() + eps * factor)
+            optimizer.zero_grad()
+            task.loss_fn(model, batch).backward()
+            optimizer.step()
+            gap = max(gap, float((objective.point() - theta).abs().max()))
+        gaps.append(gap)
+    return {"largest_gap": gaps}, {f"largest gap of {steps} steps below 1e-10": max(gaps) < 1e-10}
 
 
-def _ends(task: Task, spec: OptimizerSpec, rates: Tensor, seed: int) -> tuple[NDArray[Any], ...]:
-    """Accuracy, finiteness and largest loss of one run per column of ``rates``, ``(steps, n)``."""
-    seeds = [seed] * rates.shape[1]
-    feed = Feed.of(task, seeds)
-    program = Program(task, seeds, examine(task, seed, next(BatchStream(task.train, seed))))
-    rule = FunctionalOptimizer(spec)
-    state = rule.init(program.theta)
-    rates = rates.to(program.theta)[:, :, None]
-    losses = torch.empty(rates.shape[:2])
-    with isolated_rng(seed), mode_of(program.model, training=True):
-        for step in range(len(rates)):
-            losses[step], grads = program.gradients(*feed.next(seeds))
-            rule.update(program.theta, grads, rates[step], state)
-    with torch.no_grad(), isolated_rng(0), mode_of(program.model, training=False):
-        means, _ = weighted_means(task, program.measure)
-    finite = losses.isfinite().all(0) & program.theta.isfinite().all(1)
-    return means["accuracy"].numpy(), finite.numpy(), losses.amax(0).numpy()
+@check("kalra2024/12", "The preconditioned sharpness of Adam starts high and falls at once; GI-Adam removes the peak")
+def falls_at_once(
+    seeds: Seeds = (0, 1, 2), rates: Sequence[float] = (1e-3, 3e-3), steps: int = 10
+) -> tuple[Numbers, Holds]:
+    """Lr x preconditioned sharpness of updates 1 to 10: the FCN of #3, standard start, full batch, float64."""
+    curves: dict[str, list[list[float]]] = {}
+    for name, kind in (("Adam", torch.optim.Adam), ("GI-Adam", GIAdam)):
+        for lr in rates:
+            rows = curves[f"{name}, lr {lr:g}"] = []
+            for seed in seeds:
+                objective = full_batch(dtype=torch.float64).objective(seed)
+                optimizer = kind(objective.model.parameters(), lr=lr)
+                rows.append([lr * value for value in _along(objective, optimizer, steps)])
+    adam = [row for name, rows in curves.items() if name.startswith("Adam") for row in rows]
+    gi = [row for name, rows in curves.items() if name.startswith("GI") for row in rows]
+    return {"lr_times_sharpness_by_seed_and_update": curves}, {
+        "Adam: above 38 at the first update": min(row[0] for row in adam) > LATE,
+        "Adam: below 5 at the tenth": max(row[-1] for row in adam) < 5,
+        "GI-Adam: below 10 at the first": max(row[0] for row in gi) < 10,
+    }
 
 
-def failure_boundary(
-    *, seeds: Sequence[int] = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
-) -> dict[tuple[str, int], Grid]:
-    """Up to which learning rate Adam, GI-Adam and RAdam train a residual network, with and without a warmup.
-
-    The claim: GI-Adam moves the boundary up as a warmup does (paper, figures 4 and 23 to 25), and Adam past it fails
-    without ever diverging (figure 26). Keys are the optimizer's name and the warmup in steps.
-    """
-    net = task(ResidualMLP)
-    settings = [("adam", 1), ("adam", 32), ("adam", 100), ("giadam", 1), ("giadam", 100), ("radam", 1)]
-    return {(name, w): grid(net, name, warmup=w, seeds=seeds, peaks=peaks, steps=steps) for name, w in settings}
+def _along(objective: Objective, optimizer: torch.optim.Optimizer, steps: int) -> Iterator[float]:
+    """Preconditioned sharpness of each update, before it is done."""
+    for _ in range(steps):
+        yield pre_sharpness(objective, optimizer)
+        _update(objective, optimizer)
 
 
-def random_second_moment(
-    *, seeds: Sequence[int] = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
-) -> dict[str, Grid]:
-    """Whether a random v_0 of the right size helps as the gradient's own does, on a plain network of depth 10.
-
-    The claim: RI-Adam improves on Adam like GI-Adam, so the size of v_0 matters and not its pattern (paper, figure
-    31).
-    """
-    net = task(PlainMLP)
-    names = ("adam", "giadam", "riadam", "radam")
-    return {name: grid(net, name, seeds=seeds, peaks=peaks, steps=steps) for name in names}
+def _update(objective: Objective, optimizer: torch.optim.Optimizer) -> Tensor:
+    optimizer.zero_grad()
+    loss = objective.loss_fn(objective.model, objective.batches[0])
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
-def warmup_without_normalisation(
-    depth: int = 10,
-    *,
-    warmups: Sequence[int] = (1, 32, 100, 250),
-    seeds: Sequence[int] = (0, 1, 2),
-    peaks: Sequence[float] = PEAKS,
-    steps: int = 500,
-) -> dict[int, Grid]:
-    """Whether a longer warmup raises the largest learning rate that Adam trains a plain network with.
-
-    The paper finds so for networks with normalisation. Keys are warmups in steps.
-    """
-    net = task(PlainMLP, depth=depth)
-    return {w: grid(net, "adam", warmup=w, seeds=seeds, peaks=peaks, steps=steps) for w in warmups}
-
-
-def sharpness_at_the_start(*, seeds: Sequence[int] = (0, 1, 2), eps: float = 1e-8) -> NDArray[np.float64]:
-    """Preconditioned sharpness before the first update, of Adam and of GI-Adam: shape ``(seeds, 2)``.
-
-    Full batch, so g_0 is g_1; a plain network of depth 4 in float64, half the squared error averaged over classes.
-    The claim: a ratio of ``sqrt(1 - beta2)``, but for eps, which rules where gradients are that small.
-    """
-    net = task(PlainMLP, depth=4)
-    x, y = (part[:500] for part in cast(Batches, net.train).data)
-
-    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return 0.5 * F.mse_loss(model(batch[0]), F.one_hot(batch[1], 10).to(batch[0]))
-
-    found = []
-    for seed in seeds:
-        model = net.model(seed).double()
-        objective = Objective(model, loss_fn, [(x.double(), y)])
-        for kind in (torch.optim.Adam, GIAdam):
-            P = preconditioner(kind(model.parameters(), eps=eps), objective)
-            found.append(sharpness(objective, preconditioner=P, tol=1e-5, max_matvecs=5000).value)
-    return np.reshape(found, (len(seeds), 2))
+@check("kalra2024/13", "Adam settles where lr x preconditioned sharpness is 38")
+def edge(
+    seeds: Seeds = (0, 1, 2), rates: Sequence[float] = (0.003, 0.01), steps: int = 6000, every: int = 20
+) -> tuple[Numbers, Holds]:
+    """FCN of depth 3 and width 32, 500 images as one batch, squared error, float64; mean over the last third."""
+    found: dict[str, dict[str, Any]] = {}
+    for lr in rates:
+        means, losses = [], []
+        for seed in seeds:
+            objective = full_batch(width=32, depth=3, dtype=torch.float64).objective(seed)
+            optimizer = torch.optim.Adam(objective.model.parameters(), lr=lr)
+            seen, loss = [], torch.tensor(0.0)
+            for step in range(steps):
+                if step >= steps * 2 // 3 and step % every == 0:
+                    seen.append(lr * pre_sharpness(objective, optimizer, tol=1e-2))
+                loss = _update(objective, optimizer)
+            means.append(sum(seen) / len(seen))
+            losses.append(float(loss))
+        found[f"lr {lr:g}"] = spread(means) | {"final_loss": losses}
+    return {"mean of lr x sharpness": found}, {
+        f"{name}: within 10 % of 38 in every seed": all(abs(v / LATE - 1) < 0.1 for v in row["values"])
+        for name, row in found.items()
+    }

@@ -1,0 +1,102 @@
+"""Checks of kalra2024: up to which learning rate Adam, GI-Adam, RI-Adam and RAdam train, and how they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from lrscope.papers.check import Holds, Numbers, check
+from lrscope.papers.kalra2024.grids import PEAKS, Grid, grid
+from lrscope.papers.kalra2024.networks import FCN, ResidualMLP, minibatches
+
+Seeds = Sequence[int]
+
+
+@cache
+def residual(optimizer: str, warmup: int, seeds: tuple[int, ...], peaks: tuple[float, ...], steps: int) -> Grid:
+    """A residual network with LayerNorm, where several checks look."""
+    return grid(minibatches(ResidualMLP), optimizer, warmup=warmup, seeds=seeds, peaks=peaks, steps=steps)
+
+
+@cache
+def plain(optimizer: str, warmup: int, seeds: tuple[int, ...], peaks: tuple[float, ...], steps: int) -> Grid:
+    """Ten layers without normalisation."""
+    return grid(minibatches(FCN), optimizer, warmup=warmup, seeds=seeds, peaks=peaks, steps=steps)
+
+
+def _table(grids: dict[str, Grid]) -> Numbers:
+    return {
+        "peaks": next(iter(grids.values())).peaks.tolist(),
+        "last_good_peak": {name: g.last_good() for name, g in grids.items()},
+        "last_good_peak_by_seed": {name: g.last_good_by_seed() for name, g in grids.items()},
+        "accuracy_by_peak_and_seed": {name: g.accuracy.tolist() for name, g in grids.items()},
+    }
+
+
+@check("kalra2024/14", "GI-Adam moves the learning rate up to which training works as far up as a warmup does")
+def failure_boundary(
+    seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
+) -> tuple[Numbers, Holds]:
+    """A residual network with LayerNorm (4 blocks, width 64), cross-entropy, batches of 64, 400 steps with a cosine
+    to a tenth, ten peaks; test accuracy at the end. A peak is good where the mean over seeds is above 90 %.
+    """
+    settings = {"Adam": ("adam", 1), "Adam, warmup 32": ("adam", 32), "Adam, warmup 100": ("adam", 100)}
+    settings |= {"GI-Adam": ("giadam", 1), "GI-Adam, warmup 100": ("giadam", 100), "RAdam": ("radam", 1)}
+    found = {k: residual(o, w, tuple(seeds), tuple(peaks), steps) for k, (o, w) in settings.items()}
+    good = {name: g.last_good() for name, g in found.items()}
+    return _table(found), {
+        "at 0.256 Adam without warmup is below 60 %": found["Adam"].at(0.256) < 0.6,
+        "at 0.256 Adam with 32 steps of warmup is above 95 %": found["Adam, warmup 32"].at(0.256) > 0.95,
+        "at 0.256 GI-Adam without warmup is above 90 %": found["GI-Adam"].at(0.256) > 0.9,
+        "last good peak of GI-Adam at least twice Adam's": good["GI-Adam"] >= 2 * good["Adam"],
+        "that of Adam with 100 steps of warmup at least four times": good["Adam, warmup 100"] >= 4 * good["Adam"],
+    }
+
+
+@check("kalra2024/15", "Adam past the failure boundary fails without ever diverging")
+def never_diverges(
+    seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
+) -> tuple[Numbers, Holds]:
+    """The runs of #14, peaks up to 2.048: every loss and every parameter at the end."""
+    names = {"Adam": "adam", "GI-Adam": "giadam", "RAdam": "radam"}
+    found = {k: residual(o, 1, tuple(seeds), tuple(peaks), steps) for k, o in names.items()}
+    numbers = {
+        "largest_peak": max(peaks),
+        "largest_loss": {k: float(g.largest_loss.max()) for k, g in found.items()},
+        "accuracy_at_largest_peak": {k: g.accuracy[-1].tolist() for k, g in found.items()},
+    }
+    return numbers, {f"{name}: no number that is not finite": bool(g.finite.all()) for name, g in found.items()}
+
+
+@check("kalra2024/16", "A random second moment of the right size helps as the gradient's own does")
+def random_second_moment(
+    seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
+) -> tuple[Numbers, Holds]:
+    """A plain network of ten layers without normalisation, the loop of #14."""
+    names = {"Adam": "adam", "GI-Adam": "giadam", "RI-Adam": "riadam", "RAdam": "radam"}
+    found = {k: plain(o, 1, tuple(seeds), tuple(peaks), steps) for k, o in names.items()}
+    ours, theirs = found["RI-Adam"].last_good(), found["GI-Adam"].last_good()
+    return _table(found), {
+        "last good peak of RI-Adam within a factor of 2 of GI-Adam's": 0 < theirs <= 2 * ours <= 4 * theirs
+    }
+
+
+@check("kalra2024/contrary-a", "A longer warmup raises the largest learning rate that Adam trains with")
+def without_normalisation(
+    seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, warmups: Sequence[int] = (1, 32, 100, 250)
+) -> tuple[Numbers, Holds]:
+    """The plain network of #16, 500 steps. The paper finds so for networks with normalisation, and so do we (#14)."""
+    found = {f"warmup {w}": plain("adam", w, tuple(seeds), tuple(peaks), 500) for w in warmups}
+    good = [g.last_good() for g in found.values()]
+    return _table(found), {f"last good peak at warmup {max(warmups)} above that without": good[-1] > good[0]}
+
+
+@check("kalra2024/contrary-b", "Without warmup RAdam tolerates smaller learning rates than GI-Adam")
+def radam_below_giadam(
+    seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
+) -> tuple[Numbers, Holds]:
+    """The residual network of #14. In the authors' tables (WRN-16-4, CIFAR-10) RAdam fails from half GI-Adam's on."""
+    found = {k: residual(o, 1, tuple(seeds), tuple(peaks), steps) for k, o in (("GI", "giadam"), ("R", "radam"))}
+    return _table(found), {
+        "last good peak of RAdam below GI-Adam's": found["R"].last_good() < found["GI"].last_good()
+    }
