@@ -44,8 +44,8 @@ class Alarm:
         return (
             f"headroom is above 1 at {readings}, since step {self.since}: the learning rate {lr:.3g} is "
             f"{headroom:.2f} times what curvature allows ({stable_lr:.3g}); at most {self.worst:.2f} times, at step "
-            f"{self.worst_step}. If the loss climbs, lower the rate below {stable_lr:.2g}, warm up longer, or give "
-            "cap=1.0; if it falls all the same, training sits at the edge of stability, which asks for nothing"
+            f"{self.worst_step}. If the loss climbs, lower the rate below {stable_lr:.2g}, warm up longer, or give a "
+            "cap; if it falls all the same, training sits at the edge of stability, which asks for nothing"
         )
 
     def _below(self) -> None:

@@ -51,6 +51,11 @@ def _standing(run: Run) -> str:
     if stable is None:
         text = f"no direction curves upward, so nothing limits the learning rate {lr:.3g} now"
     else:
-        text = f"the learning rate {lr:.3g} now uses {now:.0%} of what curvature allows ({stable:.3g})"
-    text += f"; at most {use.max():.0%}, at step {steps[use.argmax()]}"
+        text = f"the learning rate {lr:.3g} now uses {_share(now)} what curvature allows ({stable:.3g})"
+    text += f"; at most {_share(float(use.max())).removesuffix(' of')}, at step {steps[use.argmax()]}"
     return text + (f", and more than it at {over} of {len(use)} readings" if over else f"; {len(use)} readings")
+
+
+def _share(headroom: float) -> str:
+    """As a percentage; Adam's first steps can be hundreds of times what curvature allows."""
+    return f"{headroom:.0%} of" if headroom < 10 else f"{headroom:,.0f} times"

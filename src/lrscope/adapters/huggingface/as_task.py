@@ -78,12 +78,12 @@ def _loss_fn(trainer: Any) -> Any:
                 for part in parts
             ]
         total = torch.stack(losses).sum()
-        return total if _is_scaled(trainer, num_items) else total / len(parts)
+        return total if is_scaled(trainer, num_items) else total / len(parts)
 
     return loss_fn
 
 
-def _is_scaled(trainer: Any, num_items: Any) -> bool:
+def is_scaled(trainer: Any, num_items: Any) -> bool:
     """Whether the losses are shares of the whole update's mean, rather than means of their micro-batches."""
     said = getattr(trainer, "loss_is_scaled_for_ga", None)
     if said is not None:

@@ -48,7 +48,9 @@ def set_schedule(
       checkpoint, and its base, is compared with what schedule and settings give now; a difference is an error with
       both numbers.
     - **Alone.** Someone else who sets ``group["lr"]`` is an error at the first update, a warning later.
-    - **Metrics.** A schedule that listens, such as ``Plateau(metric="eval_loss")``, hears each evaluation.
+    - **Metrics.** A schedule that listens, such as ``Plateau(metric="eval_loss")``, hears each evaluation. One for
+      every update, such as ``TwoPhase`` or ``CatapultWarmup``, hears the training loss (its mean over the processes)
+      before the update, and measures on its micro-batches.
     - **Logs.** ``learning_rate`` is what the first group really had; ``lr/<group>`` and every other driven key are
       logged beside it. A group is called by its ``name``, else by its number.
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from lrscope.adapters.huggingface.extra import require_trainer
 from lrscope.adapters.huggingface.loaders import undisturbed
@@ -27,7 +26,7 @@ FILE = "sharpness.pt"
 """The callback's state, in each of the Trainer's checkpoints."""
 
 
-class SharpnessCallback(TrainerCallback):
+class SharpnessCallback:
     """Logs sharpness and headroom of the live model while a Trainer trains it.
 
     - **What is measured** is the Trainer's own loss (``compute_loss``) of a few micro-batches that stay the same, on
