@@ -94,8 +94,10 @@ def find_jump(
     return Jump(lr, found.status, 1 + len(tried))
 
 
-def ready_gradient(objective: Objective) -> Tensor:
+def ready_gradient(objective: Objective, who: str = "CatapultWarmup") -> Tensor:
     """The gradient in ``.grad``, as the coming update will use it: accumulated, clipped, averaged; ``(P,)``.
+
+    ``who`` asks, for messages.
 
     Raises:
         MeasurementError: There is none, or it is sparse.
@@ -104,13 +106,13 @@ def ready_gradient(objective: Objective) -> Tensor:
     grads = {name: params[name].grad for name in objective.layout.names}
     if all(grad is None for grad in grads.values()):
         raise MeasurementError(
-            "CatapultWarmup: no parameter has a gradient; call scheduler.observe after loss.backward() and before "
+            f"{who}: no parameter has a gradient; call scheduler.observe after loss.backward() and before "
             "optimizer.step()"
         )
     for name, grad in grads.items():
         if grad is not None and grad.is_sparse:
             raise MeasurementError(
-                f"CatapultWarmup: the gradient of {name!r} is sparse, so steps cannot be tried; build the embedding "
+                f"{who}: the gradient of {name!r} is sparse, so steps cannot be tried; build the embedding "
                 "with sparse=False"
             )
     pieces = {n: torch.zeros_like(params[n]) if g is None else g for n, g in grads.items()}
