@@ -73,17 +73,26 @@ def warn_of_length(scheduler: ScheduledLR, updates: int) -> None:
 
 
 def listens(scheduler: ScheduledLR) -> bool:
-    """Whether a schedule waits for what the run reports."""
-    return any(isinstance(drive, FeedbackSchedule) for _, drive in _drives(scheduler))
+    """Whether a schedule waits for what validations report."""
+    return any(_waits(drive) for _, drive in _drives(scheduler))
 
 
-def warn_of_silence(scheduler: ScheduledLR, why: str) -> None:
-    """Warn of schedules that wait for metrics which nobody reports."""
+def listens_to_updates(scheduler: ScheduledLR) -> bool:
+    """Whether a schedule is to hear the training loss before each update."""
+    return any(_waits(drive, updates=True) for _, drive in _drives(scheduler))
+
+
+def warn_of_silence(scheduler: ScheduledLR, why: str, *, updates: bool = False) -> None:
+    """Warn of schedules that wait for metrics which nobody reports; ``updates``: nor the loss of updates."""
     for key, drive in _drives(scheduler):
-        if isinstance(drive, FeedbackSchedule):
+        if _waits(drive) or (updates and _waits(drive, updates=True)):
             warnings.warn(
                 f"the schedule of {key}, {short(drive)}, will hear nothing: {why}", LrscopeWarning, stacklevel=3
             )
+
+
+def _waits(drive: Any, *, updates: bool = False) -> bool:
+    return isinstance(drive, FeedbackSchedule) and bool(drive.listens_to) and drive.every_update == updates
 
 
 def _drives(scheduler: ScheduledLR) -> list[tuple[str, Any]]:

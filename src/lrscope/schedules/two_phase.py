@@ -61,7 +61,9 @@ class TwoPhase(FeedbackSchedule):
     patience: int = 5
     improvement: float = 0.01
 
-    every_update = True
+    @property
+    def every_update(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "loss" in self.listens_to
 
     @property
     def listens_to(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -141,8 +143,11 @@ class PhaseMomentum(FeedbackSchedule):
 
     phases: TwoPhase
 
-    every_update = True
     absolute = True
+
+    @property
+    def every_update(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.phases.every_update
 
     @property
     def listens_to(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]

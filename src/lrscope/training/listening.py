@@ -65,7 +65,7 @@ def tell(
     scheduler: ScheduledLR, seen: Mapping[str, float | None], objective: Callable[[], Objective] | None = None
 ) -> Cost:
     """Report to the schedules that listen what they want to hear, and return what they measured on ``objective``."""
-    heard = {k: v for k, v in seen.items() if v is not None and k in scheduler.listens_to}
+    heard: dict[str, Any] = {k: v for k, v in seen.items() if v is not None and k in scheduler.listens_to}
     if not heard:
         return Cost()
     made: list[Objective] = []

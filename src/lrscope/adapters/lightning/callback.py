@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from lrscope.adapters.lightning.configure import guarded, updates_before
 from lrscope.adapters.lightning.length import Reader
+from lrscope.adapters.lightning.sharpness import training_loss
 from lrscope.adapters.resuming import Guard, guard_of
-from lrscope.adapters.telling import listens, warn_of_silence
-from lrscope.errors import ScheduleError
+from lrscope.adapters.telling import listens, listens_to_updates, warn_of_silence
+from lrscope.errors import MeasurementError, ScheduleError
+from lrscope.objective import Objective
 from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import Horizon
 
@@ -25,7 +28,9 @@ class ScheduleCallback:
     - Loggers get ``lr/<group>`` (``lr/<optimizer>/<group>`` where there are several), every other key that is
       driven under the same pattern, and ``schedule/skipped_updates``. A group is called by its ``name``, else by its
       number. LearningRateMonitor works beside it, under its own names.
-    - A schedule that listens, such as ``Plateau(metric="val_loss")``, hears the metrics after each validation.
+    - A schedule that listens, such as ``Plateau(metric="val_loss")``, hears the metrics after each validation. One
+      that is to hear every update, such as ``TwoPhase`` or ``CatapultWarmup``, hears the training loss (its mean over
+      the processes) before the update, and measures on its batches, with gradients as they are before clipping.
 
     Without a schedule it watches those that ``configure_optimizers`` returned: it prints, checks, logs and reports
     metrics only. A Trainer takes one such callback: several optimizers are a list of schedules.
@@ -74,6 +79,8 @@ class ScheduleCallback:
         self.options = options
         self._guards: list[Guard] = []
         self._attempted: list[int] = []  # updates, for each guard
+        self._batches: list[Any] = []  # of the coming update, and the losses that its backward passes began with
+        self._losses: list[Any] = []
         self._saved: dict[str, Any] | None = None
 
     reports_to_schedules = True
@@ -106,6 +113,8 @@ class ScheduleCallback:
                 warn_of_silence(guard.scheduler, "the Trainer validates nothing; give it validation batches")
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        if any(listens_to_updates(guard.scheduler) for guard in self._guards):
+            self._batches.append(batch)
         # Lightning's own LearningRateMonitor reads the same two private names: the steps then coincide.
         if not trainer.loggers or not trainer._logger_connector.should_update_logs:
             return
@@ -118,13 +127,25 @@ class ScheduleCallback:
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:  # noqa: ARG002
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:  # noqa: ARG002
+        if self._batches:
+            self._losses.append(loss.detach())
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        batches, losses = self._batches, self._losses
         for i, guard in enumerate(self._guards):
-            self._attempted[i] += guard.scheduler.optimizer is optimizer
+            if guard.scheduler.optimizer is optimizer:
+                self._attempted[i] += 1
+                if losses and listens_to_updates(guard.scheduler):
+                    # Lightning has divided each loss by their number.
+                    loss = float(trainer.strategy.reduce(sum(losses), reduce_op="mean"))
+                    objective = partial(_objective, trainer, pl_module, batches)
+                    guard.scheduler.observe(loss=loss, measure_on=objective)
+        self._batches, self._losses = [], []
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         if not trainer.sanity_checking:
-            seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            seen: dict[str, Any] = {name: float(value) for name, value in trainer.callback_metrics.items()}
             for guard in self._guards:
                 if listens(guard.scheduler):
                     guard.scheduler.observe(**seen)
@@ -194,3 +215,22 @@ class ScheduleCallback:
             active=lambda: trainer.training,
             start=self.start,
         )
+
+
+def _objective(trainer: Any, module: Any, batches: list[Any]) -> Objective:
+    """The loss of the coming update, its micro-batches together."""
+
+    def loss_fn(_: Any, batches: list[Any]) -> Any:
+        total: Any = 0.0
+        for batch in batches:
+            loss = training_loss(trainer, module, batch)
+            if loss is None:
+                raise MeasurementError(
+                    "ScheduleCallback: training_step returned no loss for a batch that a schedule has to measure on; "
+                    "return one for every batch"
+                )
+            total = total + loss
+        return total / len(batches)
+
+    model = trainer.strategy.model
+    return Objective(module if model is None else model, loss_fn, [batches], count=len)

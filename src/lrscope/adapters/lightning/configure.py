@@ -66,7 +66,8 @@ def configure_optimizers(
     read = Reader(trainer, horizon, tokens_per_step)
     guard = guarded(trainer, optimizer, schedule, read, replan, start, options, "configure_optimizers")
     if not any(hasattr(callback, "reports_to_schedules") for callback in trainer.callbacks):
-        warn_of_silence(guard.scheduler, "add ScheduleCallback() to the Trainer's callbacks: it reports validations")
+        why = "add ScheduleCallback() to the Trainer's callbacks: it reports validations and losses"
+        warn_of_silence(guard.scheduler, why, updates=True)
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": guard.scheduler, "interval": "step", "frequency": 1, "name": name},

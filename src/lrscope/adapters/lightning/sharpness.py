@@ -175,23 +175,30 @@ class SharpnessCallback:
         return [batch]
 
     def _loss(self, trainer: Any, module: Any, batch: Any) -> Tensor:
-        parts = list(module.modules())
-        with unchanged(*parts), trainer.precision_plugin.train_step_context():
-            for part in parts:
-                if hasattr(part, "training_step"):
-                    for quiet in ("log", "log_dict", "print"):
-                        vars(part)[quiet] = _nothing
-            if self.loss_fn is not None:
-                return self.loss_fn(module, batch)
-            step = module.training_step
-            out = step(batch, 1) if takes_index(step) else step(batch)
-        loss = out.get("loss") if isinstance(out, Mapping) else out
+        loss = training_loss(trainer, module, batch, self.loss_fn)
         if loss is None:
             raise TaskError(
                 "SharpnessCallback: training_step returned no loss for the batch that is measured; give batches= for "
                 "which it does, or loss_fn="
             )
         return loss
+
+
+def training_loss(
+    trainer: Any, module: Any, batch: Any, loss_fn: Callable[[nn.Module, Any], Tensor] | None = None
+) -> Tensor | None:
+    """The loss of ``training_step``, or of ``loss_fn`` instead, without the trace of a step."""
+    parts = list(module.modules())
+    with unchanged(*parts), trainer.precision_plugin.train_step_context():
+        for part in parts:
+            if hasattr(part, "training_step"):
+                for quiet in ("log", "log_dict", "print"):
+                    vars(part)[quiet] = _nothing
+        if loss_fn is not None:
+            return loss_fn(module, batch)
+        step = module.training_step
+        out = step(batch, 1) if takes_index(step) else step(batch)
+    return out.get("loss") if isinstance(out, Mapping) else out
 
 
 def _holds_batches(saved: Mapping[str, Any], trainer: Any) -> bool:
