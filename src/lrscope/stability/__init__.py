@@ -14,11 +14,13 @@ from lrscope.stability.edge import EdgeDetector, EdgeOfStability, edge_of_stabil
 from lrscope.stability.equivalent import equivalent_lr
 from lrscope.stability.explain import explain
 from lrscope.stability.gauge import StabilityGauge
+from lrscope.stability.gen import GeN
 from lrscope.stability.invariance import GroupInvariance, ScaleInvariance, scale_invariance
 from lrscope.stability.jump import Jump, find_jump
 from lrscope.stability.probes import SharpnessProbe
 from lrscope.stability.regime import Regime, measure_regime, run_regime
 from lrscope.stability.sharpening import Sharpening, natural_sharpening
+from lrscope.stability.two_phase_rates import TwoPhaseRates, two_phase_rates
 from lrscope.stability.watch import Watch
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "CriticalWarmup",
     "EdgeDetector",
     "EdgeOfStability",
+    "GeN",
     "GroupInvariance",
     "Jump",
     "Regime",
@@ -40,6 +43,7 @@ __all__ = [
     "Sharpening",
     "SharpnessProbe",
     "StabilityGauge",
+    "TwoPhaseRates",
     "Watch",
     "critical_constants",
     "critical_lr",
@@ -54,5 +58,6 @@ __all__ = [
     "natural_sharpening",
     "run_regime",
     "scale_invariance",
+    "two_phase_rates",
     "warmup_from_critical",
 ]
