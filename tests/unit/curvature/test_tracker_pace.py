@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -20,7 +21,7 @@ def readings(curve, pace=None, *, scale=lambda _: math.nan, steps=600, price=1.0
 
 
 def gaps(seen):
-    return [b - a for a, b in zip(seen, seen[1:], strict=False)]
+    return [b - a for a, b in pairwise(seen)]
 
 
 def test_a_constant_is_read_ever_more_rarely_and_never_more_rarely_than_longest():
@@ -51,7 +52,7 @@ def test_a_curve_whose_speed_does_not_double_between_readings_moves_by_at_most_t
             log += speed
             curve.append(math.exp(log))
         seen = readings(curve.__getitem__, Pace(longest=19))
-        assert max(math.log(curve[b] / curve[a]) for a, b in zip(seen, seen[1:], strict=False)) <= 2 * FAR
+        assert max(math.log(curve[b] / curve[a]) for a, b in pairwise(seen)) <= 2 * FAR
 
 
 def test_headroom_that_rises_to_one_is_read_more_and_more_often_and_just_beyond():
@@ -69,7 +70,7 @@ def test_a_jump_out_of_calm_is_seen_within_longest_and_then_watched():
         seen = readings(lambda t, jump=jump: 1.0 if t < jump else 1.5, Pace(longest=60))
         first = next(t for t in seen if t >= jump)
         assert first - jump < 60
-        period = next(b - a for a, b in zip(seen, seen[1:], strict=False) if a == first)
+        period = next(b - a for a, b in pairwise(seen) if a == first)
         assert period <= max(1, 60 * FAR / (0.5 / 1.5))
 
 
@@ -86,7 +87,7 @@ def test_a_warmup_is_read_on_its_way_up_and_not_at_every_step():
     # headroom 0 -> 0.8 in 400 steps, by the learning rate alone
     seen = readings(lambda _: 1.0, Pace(longest=10_000), scale=lambda t: 0.8 * t / 400, steps=400)
     levels = [0.8 * t / 400 for t in seen]
-    for low, high in zip(levels[3:], levels[4:], strict=False):
+    for low, high in pairwise(levels[3:]):
         assert abs(math.log(high)) >= abs(math.log(low)) / 2 - 0.02
     assert levels[-1] > 0.5
     assert len(seen) <= 20
