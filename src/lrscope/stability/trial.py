@@ -87,7 +87,7 @@ class Trial:
             group["lr"] = group["lr"] * factor
         self.model = model
         self.objective = Objective(
-            model, objective.loss_fn, objective.batches, count=objective.count, mode=objective.mode
+            model, objective.loss_fn, list(objective.batches), count=objective.count, mode=objective.mode
         )
         self._stream = BatchStream(train, seed)
         self._seed, self._updates = seed, 0
