@@ -159,7 +159,9 @@ class StopAt(pl.Callback):
 
 
 @pytest.mark.parametrize(
-    "options", [{"every": "auto", "budget": None}, {"every": 2, "cap": 0.05, "alarm": 1}], ids=str
+    "options",
+    [pytest.param({"every": "auto", "budget": None}, marks=pytest.mark.slow), {"every": 2, "cap": 0.05, "alarm": 1}],
+    ids=str,
 )
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, options):
     from lightning.pytorch.callbacks import ModelCheckpoint
