@@ -2,19 +2,19 @@
 
     pip install --no-deps curvlinops-for-pytorch==3.0.1 PyHessian==0.1 hessian-eigenthings==1.0.0a5
     pip install backpack-for-pytorch einops einconv linear-operator opt-einsum scipy
-    python benchmarks/cold_sharpness.py              # three to four minutes on one core
-    python benchmarks/cold_sharpness.py --starts 5   # a quick look
+    python benchmarks/cold_sharpness.py              # four minutes on a quiet core
+    python benchmarks/cold_sharpness.py --only CNN   # one problem; nothing is kept
 
 Every tool is asked for 1 % and for 0.1 % by its own tolerance, from the same number of random starts, in float32, with
 attention in its math form (none of the peers does fused attention). What counts is the error of the answer against a
 float64 solve by ARPACK to 1e-10, and whether the tool said that it had converged. Times are in gradients by plain torch,
-measured in the same turn; everything a call does is in them (ours: the check of the point and the trial of its
-products on a new loss, too; "again" is the same call on a loss met before).
+measured in the same turn. Everything that a call does is in its products and its time (ours: the trial of the products
+on a new loss, too; "again" is the same call on a loss met before).
 
 Where a peer needs to be told something, it is told what favours it. SciPy's LOBPCG, whose tolerance is absolute, is
 told the true eigenvalue; it runs on curvlinops' product, and once more on one written by hand that reuses its
-first-order graph, which no package offers. hessian-eigenthings' Lanczos runs a fixed number of steps: the smallest
-multiple of ten with which it calls itself converged, shorter attempts not counted.
+first-order graph, which no package offers. hessian-eigenthings' Lanczos runs a fixed number of steps: 10, and twice
+as many again until it calls itself converged; all attempts count.
 Prints a Markdown table; raw numbers go to benchmarks/results/cold_sharpness.json.
 """
 
@@ -84,7 +84,7 @@ def truth(problem: Problem) -> float:
 
 def ours(objective: Objective, tol: float, seed: int) -> Answer:
     result = sharpness(objective, tol=tol, seed=seed, max_matvecs=MOST)
-    return Answer(result.value, result.num_matvecs, result.converged)
+    return Answer(result.value, result.cost.products, result.converged)  # with those of the trial
 
 
 class Curvlinops:
@@ -164,21 +164,19 @@ def eigenthings_power(problem: Problem, tol: float, seed: int) -> Answer:
     return Answer(value, products, converged)
 
 
-def eigenthings_lanczos(steps: dict[Any, int]) -> Callable[[Problem, float, int], Answer]:
+def eigenthings_lanczos(problem: Problem, tol: float, seed: int) -> Answer:
     from hessian_eigenthings import lanczos
 
-    def solve(problem: Problem, tol: float, seed: int) -> Answer:
-        key = (problem.name, tol, seed)
-        first = steps.get(key, 10)
-        for most in range(first, MOST + 1, 10):
-            found = lanczos(eigenthings(problem), k=1, which="LA", max_iter=most, tol=tol, seed=seed,
-                            reorthogonalize=True)  # fmt: skip
-            steps[key] = most
-            if bool(found.converged[0]):
-                break
-        return Answer(float(found.eigenvalues[0]), found.iterations, bool(found.converged[0]))
-
-    return solve
+    products, most = 0, 10
+    while True:
+        found = lanczos(
+            eigenthings(problem), k=1, which="LA", max_iter=most, tol=tol, seed=seed, reorthogonalize=True
+        )
+        products += found.iterations
+        converged = bool(found.converged[0])
+        if converged or 2 * most > MOST:
+            return Answer(float(found.eigenvalues[0]), products, converged)
+        most *= 2
 
 
 def scipy_lobpcg(problem: Problem, tol: float, seed: int, value: float, product: Any = Counted) -> Answer:
@@ -192,15 +190,13 @@ def scipy_lobpcg(problem: Problem, tol: float, seed: int, value: float, product:
 
 def measure(problem: Problem, tol: float, starts: int) -> dict[str, Any]:
     value = truth(problem)
-    steps: dict[Any, int] = {}
     objective = problem.objective()
     sharpness(objective, seed=starts)
-    lanczos = eigenthings_lanczos(steps)
     solvers: dict[str, Callable[[int], Answer]] = {
         "lrscope": lambda seed: ours(problem.objective(), tol, seed),
         "lrscope, again": lambda seed: ours(objective, tol, seed),
         "curvlinops, eigsh": lambda seed: curvlinops(problem, tol, seed),
-        "hessian-eigenthings, Lanczos": lambda seed: lanczos(problem, tol, seed),
+        "hessian-eigenthings, Lanczos": lambda seed: eigenthings_lanczos(problem, tol, seed),
         "hessian-eigenthings, power": lambda seed: eigenthings_power(problem, tol, seed),
         "PyHessian, power": lambda seed: pyhessian(problem, tol, seed),
         "curvlinops, SciPy's LOBPCG": lambda seed: scipy_lobpcg(problem, tol, seed, value, Curvlinops),
@@ -215,7 +211,6 @@ def measure(problem: Problem, tol: float, starts: int) -> dict[str, Any]:
             del solvers[name]
     rows: dict[str, Any] = {name: {"products": [], "error": [], "converged": [], "gradients": []} for name in solvers}
     for seed in range(starts):
-        lanczos(problem, tol, seed)  # finds its number of steps unmeasured
         unit = statistics.median(problems.seconds(lambda: [problem.grad() for _ in range(10)]) / 10 for _ in range(5))
         for name, solve in solvers.items():
             answers: list[Answer] = []
@@ -257,7 +252,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def verdicts(found: list[dict[str, Any]]) -> str:
     """Ours against the best that was right from every start, for products and for time separately."""
     lines = [
-        "| problem, to | products, ours | best right peer | time, ours (again) | best right peer | by hand |",
+        "| problem, to | products, ours (again) | best right peer | time, ours (again) | best right peer | by hand |",
         "|---|---|---|---|---|---|",
     ]
     for case in found:
@@ -269,18 +264,18 @@ def verdicts(found: list[dict[str, Any]]) -> str:
         right = [n for n, r in rows.items() if "lrscope" not in n and not r["wrong"] and not r["unfinished"]]
         cells = []
         for column in ("products", "gradients"):
-            cells.append(f"{middle('lrscope', column):.0f}")
+            cells.append(f"{middle('lrscope', column):.0f} ({middle('lrscope, again', column):.0f})")
             best = min((n for n in right if n != BY_HAND), key=lambda n, c=column: middle(n, c), default=None)
             cells.append(f"{middle(best, column):.0f} ({best})" if best else "none was right")
-        cells[2] += f" ({middle('lrscope, again', 'gradients'):.0f})"
-        cells.append(f"{middle(BY_HAND, 'gradients'):.0f}" if BY_HAND in right else "wrong")
+        by_hand = " products, ".join(f"{middle(BY_HAND, column):.0f}" for column in ("products", "gradients"))
+        cells.append(f"{by_hand} gradients" if BY_HAND in right else "wrong")
         lines.append(f"| {case['problem']}, {case['tol']:.1%} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--starts", type=int, default=20)
+    parser.add_argument("--starts", type=int, default=6)
     parser.add_argument("--only", default="", help="problems with this in their name; nothing is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -23,7 +23,7 @@ from problems import Problem
 from lrscope.curvature import DifferenceHessian, ExactHessian
 
 CASES: dict[str, Callable[[], Problem]] = {
-    "MLP": lambda: problems.perceptron(width=740, examples=500),
+    "MLP": lambda: problems.perceptron(width=512, examples=1000),
     "CNN": lambda: problems.convolutional(width=32, examples=200),
     "GPT": lambda: problems.language(width=64, depth=4, heads=4, batch=16, context=64),
 }
@@ -58,26 +58,28 @@ def measure(problem: Problem, repeats: int) -> dict[str, Any]:
             "gradient_vectors": memory["gradient"] / vector, "rows": rows, "seconds": taken}  # fmt: skip
 
 
+def table(found: dict[str, Any]) -> str:
+    lines = ["| model | product | wall, gradients | peak memory beyond a gradient's, parameter vectors |",
+             "|---|---|---|---|"]  # fmt: skip
+    for name, case in found.items():
+        unit = f"1 = {case['gradient_ms']:.1f} ms | the peak itself is {case['gradient_vectors']:.1f}"
+        lines.append(f"| {name} | gradient | {unit} |")
+        for kind, row in case["rows"].items():
+            if kind != "gradient":
+                lines.append(f"| | {kind} | {row['gradients']:.2f} | {row['vectors_beyond_gradient']:.2f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=40)
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
-    print(
-        "| model | product | wall, gradients | peak memory beyond a gradient's, parameter vectors |\n|---|---|---|---|"
-    )
     for label, make in CASES.items():
         problem = make()
-        name = f"{label}, {problem.size:,} parameters"
-        found[name] = measure(problem, options.repeats)
-        for kind, row in found[name]["rows"].items():
-            if kind == "gradient":
-                unit = f"1 = {found[name]['gradient_ms']:.1f} ms"
-                print(f"| {name} | {kind} | {unit} | the peak itself is {found[name]['gradient_vectors']:.1f} |")
-            else:
-                print(f"| | {kind} | {row['gradients']:.2f} | {row['vectors_beyond_gradient']:.2f} |", flush=True)
-    print("\n", problems.keep("product_cost", repeats=options.repeats, cases=found), sep="")
+        found[f"{label}, {problem.size:,} parameters"] = measure(problem, options.repeats)
+    print(table(found), "\n\n", problems.keep("product_cost", repeats=options.repeats, cases=found), sep="")
 
 
 if __name__ == "__main__":

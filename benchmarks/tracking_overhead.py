@@ -133,23 +133,30 @@ def percent(x: float | None) -> str:
     return "-" if x is None else f"{x:.1%}"
 
 
+def table(found: dict[str, Any]) -> str:
+    lines = [
+        f"GPT, {found['size']:,} parameters; a step takes {found['step_ms']:.0f} ms.\n",
+        "| watching | overhead | counted, gradients a step | readings in 50 steps | products each | "
+        "error: median, worst | first reading, steps |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["rows"].items():
+        each = "-" if row["products_per_reading"] is None else f"{row['products_per_reading']:.1f}"
+        lines.append(
+            f"| {name} | {row['overhead']:.1%} | {row['gradients_per_step']:.3f} | "
+            f"{row['readings_per_block']:.1f} | {each} | {percent(row['median_error'])}, "
+            f"{percent(row['worst_error'])} | {row['first_reading_in_steps']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--blocks", type=int, default=6)
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = measure(options.blocks)
-    print(f"GPT, {found['size']:,} parameters, a step takes {found['step_ms']:.0f} ms\n")
-    print(
-        "| watching | overhead | counted, gradients a step | readings in 50 steps | products each | error: median, worst | first reading, steps |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for name, row in found["rows"].items():
-        each = "-" if row["products_per_reading"] is None else f"{row['products_per_reading']:.1f}"
-        print(f"| {name} | {row['overhead']:.1%} | {row['gradients_per_step']:.3f} | {row['readings_per_block']:.1f} | {each} | "
-              f"{percent(row['median_error'])}, {percent(row['worst_error'])} | "
-              f"{row['first_reading_in_steps']:.0f} |")  # fmt: skip
-    print("\n", problems.keep("tracking_overhead", **found), sep="")
+    print(table(found), "\n\n", problems.keep("tracking_overhead", **found), sep="")
 
 
 if __name__ == "__main__":
