@@ -40,8 +40,9 @@ def lobpcg(
 
     .. math:: X \leftarrow \text{top Ritz vectors of A in } \operatorname{span}[X, R, D]
 
-    Six long vectors per column are all it ever keeps, so it suits models whose Lanczos basis does not fit, and a
-    good start is used fully. From a random start :func:`~lrscope.linalg.lanczos` needs fewer products.
+    Six long vectors per column are kept from one iteration to the next, up to eighteen while they are recombined,
+    whatever the number of iterations; a good start is used fully. From one random start
+    :func:`~lrscope.linalg.lanczos` with ``max_basis=4`` needs six in all, and about as many products.
 
     Args:
         matvec: Symmetric A as a function ``(P,) -> (P,)``.
