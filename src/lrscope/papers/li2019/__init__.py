@@ -2,6 +2,6 @@
 (2010.02916, 2202.00980).
 """
 
-from lrscope.papers.li2019 import solvable
+from lrscope.papers.li2019 import equilibrium, equivalence, solvable
 
-__all__ = ["solvable"]
+__all__ = ["equilibrium", "equivalence", "solvable"]

@@ -1,6 +1,4 @@
-"""Li & Arora, "An exponential learning rate schedule for deep learning", 2019, arXiv 1910.07454, and its follow-ups
-(2010.02916, 2202.00980), on solvable models.
-"""
+"""Checks of li2019 on models that are exactly known."""
 
 from __future__ import annotations
 
@@ -16,11 +14,10 @@ from lrscope.solvable.last_layer import LastLayer, run_together
 from lrscope.solvable.scale_invariant import NormEquilibrium, ScaleInvariant
 
 
-@check("li2019/5", "At equilibrium normalised weights turn by sqrt(2 lr wd / (1 + momentum)) per step")
-def equilibrium(
-    momenta: Sequence[float] = (0.0, 0.5, 0.9), dim: int = 2000, steps: int = 6000, seeds: Sequence[int] = (0, 1, 2)
+def random_gradients(
+    seeds: Sequence[int], momenta: Sequence[float] = (0.0, 0.5, 0.9), dim: int = 2000, steps: int = 6000
 ) -> tuple[Numbers, Holds]:
-    """The part with random gradients; lr 0.1, weight decay 0.05, from half the equilibrium norm, second half read."""
+    """Part of #5: random tangential gradients, lr 0.1, weight decay 0.05, from half the equilibrium norm."""
     lr, angle, norm, exact = 0.1, {}, {}, {}
     for momentum in momenta:
         model = NormEquilibrium(0.05, momentum)
@@ -33,8 +30,8 @@ def equilibrium(
         exact[momentum] = [float(w.angle[half:].mean()) / model.angle(lr) for w in walks]
     numbers = {"angle_over_predicted": angle, "norm4_over_predicted": norm, "angle_over_exact": exact}
     return numbers, {
-        "angle within 1 %": _within(angle, 0.01),
-        "fourth power of the norm within 1 %": _within(norm, 0.01),
+        "random gradients: angle within 1 %": _within(angle, 0.01),
+        "random gradients: fourth power of the norm within 1 %": _within(norm, 0.01),
     }
 
 
