@@ -1,5 +1,6 @@
 """Learning-rate schedules as values: numbers as functions of the step, in closed form. No torch in here."""
 
+from lrscope.schedules.auto_ensemble import AutoEnsemble
 from lrscope.schedules.base import Schedule
 from lrscope.schedules.combine import Join, Product, Sum, nonzero_warmup, warmup
 from lrscope.schedules.cycles import CosineWave, StepDecay, WarmRestarts
@@ -36,6 +37,7 @@ from lrscope.schedules.write import to_text
 
 __all__ = [
     "After",
+    "AutoEnsemble",
     "Bounded",
     "Clip",
     "Constant",

@@ -2,11 +2,28 @@
 
 from lrscope.training.cell import Cell
 from lrscope.training.engines import run_cells
+from lrscope.training.ensemble import Ensemble, EnsembleResult, ensemble
 from lrscope.training.evaluate import evaluate
 from lrscope.training.loop import train
 from lrscope.training.probes import Probe, TrainState
 from lrscope.training.program import CannotBatch
 from lrscope.training.replicas import replicas
 from lrscope.training.serial import train_one
+from lrscope.training.snapshots import Snapshots, members_of
 
-__all__ = ["CannotBatch", "Cell", "Probe", "TrainState", "evaluate", "replicas", "run_cells", "train", "train_one"]
+__all__ = [
+    "CannotBatch",
+    "Cell",
+    "Ensemble",
+    "EnsembleResult",
+    "Probe",
+    "Snapshots",
+    "TrainState",
+    "ensemble",
+    "evaluate",
+    "members_of",
+    "replicas",
+    "run_cells",
+    "train",
+    "train_one",
+]

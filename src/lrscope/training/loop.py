@@ -21,7 +21,7 @@ from lrscope.training import checkpoint
 from lrscope.training.divergence import has_diverged
 from lrscope.training.evaluate import evaluated
 from lrscope.training.listening import ScheduleLike, check_hearing, check_schedule, spec_of, tell
-from lrscope.training.probes import Probe, TrainState, due, restore_states, states_of
+from lrscope.training.probes import Probe, TrainState, due, finish, restore_states, states_of
 from lrscope.training.recording import has_survived
 
 OptimizerLike = OptimizerSpec | str | dict[str, Any] | Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -208,6 +208,8 @@ def train(
                 if not has_survived(final, first_loss):  # the last update, which no training loss judged
                     status = "diverged"
                     writer.event(steps, "diverged", loss=None)
+                else:
+                    finish(probes, model, steps)
             save()
         except KeyboardInterrupt:
             # Mid-update the state is torn: the last whole checkpoint stands, and resuming repeats from there.

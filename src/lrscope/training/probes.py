@@ -38,6 +38,8 @@ class TrainState:
 class Probe(Protocol):
     """Measures something during training. A probe with ``state_dict``/``load_state_dict`` survives a resume.
 
+    One with ``finish(model, step)`` is called once more after the last update of a run that finished.
+
     Attributes:
         name: Names the probe in a checkpoint.
         every: Period in steps; ``None`` means every step.
@@ -64,3 +66,10 @@ def restore_states(probes: Any, states: Mapping[str, Any]) -> None:
     for probe in probes:
         if probe.name in states and hasattr(probe, "load_state_dict"):
             probe.load_state_dict(states[probe.name])
+
+
+def finish(probes: Any, model: nn.Module, step: int) -> None:
+    """Tell the probes that want to know it that the last update is made."""
+    for probe in probes:
+        if hasattr(probe, "finish"):
+            probe.finish(model, step)
