@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrscope.linalg.pairs import Inner, Matvec, Which, lengths, rank_of
+from lrscope.linalg.pairs import Inner, Matvec, Which, lengths
 
 BLOCK = 8
 """Long vectors allocated at a time: a solve that needs six shall not hold twenty-four."""
@@ -221,17 +221,22 @@ class Krylov:
         :math:`\mu \, (V u) = H^T V u + C^T R u` one product after the other (for an unrestarted run y holds the
         orthonormal polynomials at mu), and :math:`c^2 (|y|^2 + \rho^2) \le 1`.
         """
-        y, rho, most = np.ones(0), 1.0, 1.0
+        y, m = np.zeros(self.basis.limit), 0
+        rho, inside, most = 1.0, 0.0, 1.0
         with np.errstate(over="ignore", invalid="ignore"):
             for small, length in self._history:
                 if length is None:
-                    y = small.T @ y
+                    turned = small.T @ y[:m]
+                    m = len(turned)
+                    y[:m], inside = turned, float(turned @ turned)
                     continue
-                y = np.append(y, rho)
                 if length == 0:  # the space is invariant: u is in it or has no component
                     return 0.0
-                rho = float(mu * y[-1] - small @ y) / length
-                most = max(most, float(y @ y) + rho**2)
+                y[m] = rho
+                m += 1
+                inside += rho**2
+                rho = float(mu * rho - small @ y[:m]) / length
+                most = max(most, inside + rho**2)
         return most**-0.5
 
     def _turned(self, turn: np.ndarray) -> Tensor:
@@ -241,8 +246,13 @@ class Krylov:
         if not np.isfinite(self.H).all():
             return np.full(len(self), math.nan), np.eye(len(self))
         values, S = np.linalg.eigh((self.H + self.H.T) / 2)
-        order = rank_of(torch.from_numpy(values), self.which).argsort(descending=True, stable=True).numpy()
+        order = np.argsort(-wanted(values, self.which), kind="stable")
         return values[order], S[:, order]
+
+
+def wanted(values: np.ndarray, which: Which) -> np.ndarray:
+    """Values so signed that the wanted ones are the largest."""
+    return np.abs(values) if which == "magnitude" else values if which == "largest" else -values
 
 
 def _frame(v: np.ndarray) -> np.ndarray:

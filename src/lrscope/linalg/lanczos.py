@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrscope.linalg.krylov import Krylov
+from lrscope.linalg.krylov import Krylov, wanted
 from lrscope.linalg.pairs import EigenPairs, Inner, Matvec, Which, dimension, dot, rank_of, working_dtype
 
 
@@ -117,7 +117,7 @@ def lanczos(
             if guard == 0 or len(space) == size:
                 break
             if guards >= guard:
-                rank = np.abs(values) if which == "magnitude" else values if which == "largest" else -values
+                rank = wanted(values, which)
                 if rank[count] + 4 * residuals[count] <= rank[count - 1] + enough[count - 1]:
                     break
         if space.num_matvecs >= max_matvecs or len(space) == size:
