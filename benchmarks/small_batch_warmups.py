@@ -1,6 +1,6 @@
 """What warmups that measure cost and bring on small batches: none, linear, from the critical rate, by catapults.
 
-    python benchmarks/small_batch_warmups.py  # prints a table, writes benchmarks/results/small_batch_warmups.json; about 5 minutes
+    python benchmarks/small_batch_warmups.py    # a table, and its numbers in benchmarks/results; about 5 minutes
 
 ``digits`` in batches of its own size, 1,500 updates at a constant peak after the warmup, three seeds. The linear
 warmup has 1,000 updates. ``reached`` is the update at which the peak was there, ``search`` the forward passes of all

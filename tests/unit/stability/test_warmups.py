@@ -157,7 +157,7 @@ def test_it_steps_with_the_gradients_that_are_ready_and_never_over_a_cliff():
     jump = find_jump(lrs.Objective(steep, loss_fn, [batch]), opt, smallest=1e-6, largest=1e6)
     opt.param_groups[0]["lr"] = jump.lr
     opt.step()
-    assert math.isfinite(float(loss_fn(steep, batch)))
+    assert math.isfinite(loss_fn(steep, batch).item())
 
 
 @pytest.mark.parametrize("how", ["zero", "nan gradient", "nan loss", "uphill"])
