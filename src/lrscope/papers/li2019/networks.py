@@ -24,14 +24,15 @@ class NormalisedNet(nn.Module):
     """64 inputs, three linear layers, each followed by a batch normalisation without affine and ReLU; a fixed head.
 
     The hidden layers are scale invariant, exactly where ``eps`` is 0. With ``affine`` the normalisations have scales
-    and biases, and head and those are trained.
+    and biases, and head and those are trained. The head starts as torch's own does, times ``head``.
     """
 
-    def __init__(self, width: int = 24, *, eps: float = 0.0, affine: bool = False) -> None:
+    def __init__(self, width: int = 24, *, eps: float = 0.0, affine: bool = False, head: float = 1.0) -> None:
         super().__init__()
         sizes = [64, width, width, width]
         self.hidden = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(sizes))
         self.head = nn.Linear(width, 10).requires_grad_(affine)
+        self.head.weight.data *= head
         self.affine = nn.ParameterList([nn.Parameter(torch.ones(2, width)) for _ in self.hidden] if affine else [])
         self.eps = eps
 
