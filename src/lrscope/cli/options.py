@@ -103,11 +103,33 @@ def horizon(steps: int, steps_per_epoch: int | None, tokens_per_step: float | No
 
 
 def in_steps(text: str, horizon: Horizon) -> Schedule:
-    """The schedule that is written, for this run."""
+    """The schedule that is written, for this run; or that a .json file holds, such as a plan or a refined one."""
     from lrscope.schedules import parse
 
+    if text.strip().endswith(".json"):
+        return _stored(Path(text.strip()), horizon.steps)
     with _flags():
         return parse(text, horizon)
+
+
+def _stored(path: Path, steps: int) -> Schedule:
+    """The schedule in a file: its spec, or an object with one under ``schedule``."""
+    import json
+
+    from lrscope.errors import ScheduleError
+    from lrscope.schedules import from_spec
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = f"cannot be read ({_first_line(error)})"
+        raise ScheduleError(f"schedule: {path} {why}; give a file that lrscope plan wrote, or text") from None
+    schedule = from_spec(found["schedule"] if isinstance(found, dict) and "schedule" in found else found)
+    if schedule.num_steps is not None and schedule.num_steps > steps:
+        raise ScheduleError(
+            f"schedule: {path} is for {schedule.num_steps} steps, the run has {steps}; give --steps, or plan for them"
+        )
+    return schedule
 
 
 def check_out(out: Path | None) -> None:

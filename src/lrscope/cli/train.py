@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from lrscope.cli.options import Data, Device, Fresh, Json, Optimizer, Out, Seed, Settings, Steps, TaskName
+from lrscope.cli.options import Data, Device, Fresh, Json, Optimizer, Out, Seed, Settings, Steps, TaskName, in_steps
 from lrscope.cli.options import load_task as _load_task
 
 if TYPE_CHECKING:
@@ -25,15 +25,25 @@ WatchEvery = Annotated[
     ),
 ]
 
+GradientNorms = Annotated[
+    bool, Parameter(help="Log the gradient's norm at every update, for lrscope plan --refine.", negative=())
+]
+
 
 def train(
     task: TaskName,
-    schedule: Annotated[str, Parameter(help="Absolute learning rates, as in '3e-4 * (warmup(6%) > cosine(to=0))'.")],
+    schedule: Annotated[
+        str,
+        Parameter(
+            help="Absolute learning rates, as in '3e-4 * (warmup(6%) > cosine(to=0))', or a .json file of a plan."
+        ),
+    ],
     /,
     *,
     optimizer: Optimizer = "adamw",
     steps: Steps = None,
     watch_every: WatchEvery = None,
+    gradient_norms: GradientNorms = False,
     seed: Seed = 0,
     out: Out = None,
     set_: Settings = None,
@@ -53,16 +63,17 @@ def train(
     from lrscope.optimizers import OptimizerSpec
     from lrscope.records import strict_json
     from lrscope.reports import write_report
-    from lrscope.schedules import Horizon, parse
+    from lrscope.schedules import Horizon
     from lrscope.training.loop import check_schedule
 
     spec = OptimizerSpec.parse(optimizer)
     loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
-    shape = parse(schedule, horizon=Horizon(steps=length, steps_per_epoch=epoch_length(loaded)))
+    shape = in_steps(schedule, Horizon(steps=length, steps_per_epoch=epoch_length(loaded)))
     check_schedule(shape, length)
     warn_of_a_bare_shape(shape, length, spec.default_lr)
     config = {"command": "train", **asked, "optimizer": spec.to_spec()}
     config |= {"schedule": shape.to_spec(), "watch_every": watch_every}
+    config |= {"gradient_norms": True} if gradient_norms else {}
     where = open_directory(out, f"train-{task}-{spec.name}", config, fresh=fresh)
     with working(where), Progress() as progress:
         run = run_training(
@@ -75,6 +86,7 @@ def train(
             progress,
             seed=seed,
             watch_every=watch_every,
+            gradient_norms=gradient_norms,
             stage="training",
         )
         page = write_report(where)
@@ -98,13 +110,14 @@ def run_training(
     *,
     seed: int,
     watch_every: int | None,
+    gradient_norms: bool = False,
     stage: str | None = None,
 ) -> Run:
     """Train in ``where/runs``, continuing what is there; a finished run is read, not repeated."""
     from lrscope.cli.progress import Stop
     from lrscope.records import Run
     from lrscope.stability import SharpnessProbe
-    from lrscope.training import train
+    from lrscope.training import GradientNorm, Probe, train
 
     stage = stage or f"training ({name})"
     runs = where / "runs"
@@ -113,7 +126,8 @@ def run_training(
     if lines.exists() and (before := Run.read(lines)).status in ("finished", "diverged"):
         progress.say(f"{stage}: already finished, read from {lines}")
         return with_catapults(before, lines) if every else before
-    probes = [SharpnessProbe(task, every=every, seed=seed)] if every else []
+    probes: list[Probe] = [SharpnessProbe(task, every=every, seed=seed)] if every else []
+    probes += [GradientNorm()] if gradient_norms else []
     progress.stage(stage)
     with Stop() as stop:
 

@@ -4,6 +4,7 @@ from lrscope.training.cell import Cell
 from lrscope.training.engines import run_cells
 from lrscope.training.ensemble import Ensemble, EnsembleResult, ensemble
 from lrscope.training.evaluate import evaluate
+from lrscope.training.gradient_norm import GradientNorm, gradient_norms
 from lrscope.training.loop import train
 from lrscope.training.probes import Probe, TrainState
 from lrscope.training.program import CannotBatch
@@ -16,11 +17,13 @@ __all__ = [
     "Cell",
     "Ensemble",
     "EnsembleResult",
+    "GradientNorm",
     "Probe",
     "Snapshots",
     "TrainState",
     "ensemble",
     "evaluate",
+    "gradient_norms",
     "members_of",
     "replicas",
     "run_cells",
