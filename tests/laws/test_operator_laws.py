@@ -15,6 +15,7 @@ from lrscope.curvature import (
     Deflated,
     EmpiricalFisher,
     ExactHessian,
+    ForwardHessian,
     GaussNewton,
     Preconditioned,
     Scaled,
@@ -62,6 +63,13 @@ OPERATORS = {
     "block": lambda o: hessian(block(o, "2")),
     "block_gauss_newton": lambda o: GaussNewton(block(o, "*.bias")),
     "sum": lambda o: hessian(o) - 0.5 * GaussNewton(o),
+    "sum, hessian on the right": lambda o: EmpiricalFisher(o) + 2 * hessian(o),
+    "twice": lambda o: 2 * hessian(o),
+    "forward minus exact": lambda o: 3 * GaussNewton(o) + ForwardHessian(o, o.point()) - hessian(o),
+    "preconditioned sum": lambda o: Preconditioned(hessian(o) + GaussNewton(o), draws(o.size, 2)[0].exp()),
+    "deflated and preconditioned": lambda o: Deflated(
+        Preconditioned(hessian(o), draws(o.size, 2)[0].exp()), torch.ones(1), F.normalize(draws(o.size, 1, 1)).T
+    ),
     "deflated": lambda o: Deflated(hessian(o), torch.tensor([2.0]), F.normalize(draws(o.size, 1, 1)).T),
     "preconditioned": lambda o: Preconditioned(hessian(o), draws(o.size, 2)[0].exp()),
 }

@@ -40,7 +40,8 @@ class SpectralDensity(Measurement):
     spectrum: Spectrum = field(repr=False, metadata={"private": True})
 
     def __str__(self) -> str:
-        low, high = float(self.spectrum.nodes.min()), float(self.spectrum.nodes.max())
+        used = self.spectrum.nodes[self.spectrum.weights > 0]
+        low, high = float(used.min()), float(used.max())
         return f"{self.size:,} eigenvalues from {low:.4g} to {high:.4g}, {self.num_matvecs} products, {self.method}"
 
     def plot(self, ax: Any = None) -> Any:

@@ -61,7 +61,8 @@ def sharpness(
         start: First guess ``(P,)`` or ``(P, M)``, for example an earlier ``vectors``. It saves products where it is
             good; a random vector joins it (at least three products) in case that it hides a larger eigenvalue.
             By default a random vector; the solve then goes on until a larger eigenvalue is hidden from it with a
-            probability of at most 1e-3 (``risk`` in the result).
+            probability of at most 1e-3 (``risk`` in the result). For more eigenvalues, as many random vectors and
+            another one that looks for what they miss: a single one sees only one of several equal eigenvalues.
         method: ``"exact"``, ``"forward"``, ``"difference"`` or ``"auto"``; see
             :func:`~lrscope.curvature.probe.choose`.
         max_matvecs: Products at most; if they do not suffice the result says ``converged=False``.
@@ -91,15 +92,16 @@ def sharpness(
     if start is not None:
         _check_start(start, size)
     at = Measuring(target, theta, preconditioner=preconditioner, method=method)
+    alone = start is None and count == 1
     pairs = lanczos(
         at.matvec,
-        at.random(seed) if start is None else start.detach().to(at.like),
+        at.random(seed, count) if start is None else start.detach().to(at.like),
         count=count,
         tol=tol,
         max_matvecs=max_matvecs,
         max_basis=_basis(at.like, count),
-        guard=0 if start is None else GUARD,
-        risk=RISK if start is None else None,
+        guard=0 if alone else GUARD,
+        risk=RISK if alone else None,
         generator=at.generator(seed + 1),
     )
     return EigenResult.of(pairs, preconditioned=preconditioner is not None, **at.account())

@@ -107,9 +107,10 @@ class Measuring:
     def generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.like.device).manual_seed(seed)
 
-    def random(self, seed: int) -> Tensor:
-        """Independent normal numbers, ``(P,)``."""
-        return self.like.new_empty(self.size).normal_(generator=self.generator(seed))
+    def random(self, seed: int, columns: int = 1) -> Tensor:
+        """Independent normal numbers, ``(P,)``, or ``(P, columns)`` for more than one column."""
+        shape = (self.size,) if columns == 1 else (self.size, columns)
+        return self.like.new_empty(shape).normal_(generator=self.generator(seed))
 
     def account(self) -> dict[str, Any]:
         """The fields of :class:`Measurement`, now that the work is done."""

@@ -135,7 +135,8 @@ class Scaled(_Combined):
 class Deflated(_Combined):
     r"""A with known eigenpairs taken out: :math:`A - \sum_i \lambda_i v_i v_i^T`.
 
-    What is left has the other eigenvalues, and 0 in place of the known ones.
+    What is left has the other eigenvalues, and 0 in place of the known ones. Solve for them from another ``seed``:
+    the same random start has nothing left of a second eigenvector with a known eigenvalue.
 
     Args:
         A: The matrix.

@@ -28,7 +28,7 @@ class EigenResult(Measurement):
         converged: Every residual is at most ``tol * |value|``.
         preconditioned: Whether a preconditioner was used.
         risk: Probability, at most, that the random start has hidden an eigenvalue larger than ``value`` by more than
-            ``tol``; ``nan`` where the start was not random.
+            ``tol``; ``nan`` where the start was not one random vector.
     """
 
     values: Tensor
