@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -169,7 +169,7 @@ class ScheduledLR(LRScheduler):
             lane.write(self.last_epoch)
         self._clock.written = groups[0].get("lr")
 
-    def observe(self, *, measure_on: Callable[[], Any] | None = None, **metrics: float) -> None:
+    def observe(self, *, measure_on: Any = None, **metrics: float) -> None:
         """Report what was seen to the schedules that listen, such as :class:`~lrscope.schedules.Plateau`.
 
         Args:
