@@ -328,11 +328,14 @@ class Objective:
 
     def _gradient(self, theta: Tensor) -> tuple[float, Tensor]:
         leaf = _leaf(theta)
-        loss, grad = 0.0, torch.zeros_like(leaf)
+        loss, grad = 0.0, None
         for weight, batch in zip(self.weights, self.batches, strict=True):
             value, part = self.at(leaf, lambda batch=batch: self._gradient_of(batch, leaf))
-            grad += weight * part
+            part = part if weight == 1 else weight * part
+            # Of one batch, nothing is summed up: a vector less beside the activations, and two passes over it.
+            grad = part if grad is None else grad.add_(part)
             loss += weight * float(value)
+        assert grad is not None  # there is at least one batch
         return self.ranks.add(loss, theta.device), self.ranks.sum(grad.detach())
 
     def _gradient_of(self, batch: Batch, leaf: Tensor) -> tuple[Tensor, Tensor]:
