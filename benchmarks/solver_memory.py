@@ -1,7 +1,7 @@
 """What a solve for the largest eigenvalue holds beyond what its products need, at 1, 10 and 100 million parameters.
 
     python benchmarks/solver_memory.py               # four minutes on a quiet core, 5 GB at the largest size
-    python benchmarks/solver_memory.py --largest 10  # million parameters, a minute; nothing is kept
+    python benchmarks/solver_memory.py --largest 10  # million parameters, a minute
 
 The loss is cross-entropy of one wide linear layer on 16 examples, so that a product costs little more than reading the
 parameters. Peaks are what torch's allocator was asked for (problems.peak_bytes), in vectors of as many float32 numbers as
@@ -100,13 +100,11 @@ def table(cases: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--largest", type=int, default=100, help="in millions of parameters; all sizes are kept")
+    parser.add_argument("--largest", type=int, default=100, help="in millions of parameters")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases = [measure(m) for m in MILLIONS if m <= options.largest]
-    print("\n" + table(cases))
-    if len(cases) == len(MILLIONS):
-        print("\n", problems.keep("solver_memory", cases=cases), sep="")
+    print("\n", table(cases), "\n\n", problems.keep("solver_memory", cases=cases), sep="")
 
 
 if __name__ == "__main__":
