@@ -53,7 +53,8 @@ class Sharpening:
         words = {"sharpening": "rose", "reduction": "fell", "constant": "stayed"}
         text = f"while the learning rate was below what curvature allows, the sharpness {words[self.kind]}"
         if self.kind == "constant":
-            text += f" within a tenth of {self.before:.3g} (steps {self.start:,} to {self.end:,})"
+            give = f" +- {self.noise:.0%} from reading to reading" if self.noise >= 0.02 else ""
+            text += f" at about {self.before:.3g}{give} (steps {self.start:,} to {self.end:,})"
         elif self.turn is not None:
             then = "risen again" if self.kind == "reduction" else "fallen again"
             text += f" from {self.before:.3g} to {self.at_turn:.3g} by step {self.turn:,} and had {then} to "
