@@ -16,6 +16,7 @@ One line a run goes to ``benchmarks/results/warmups.jsonl`` as soon as it is kno
 
     python benchmarks/warmups.py                        # everything
     python benchmarks/warmups.py digits-mlp sgd         # one pair
+    python benchmarks/warmups.py topics adamw RAdam     # one warmup of it; processes may run side by side
     python benchmarks/warmups.py digits-mlp --seeds 5   # more seeds
 """
 
@@ -64,10 +65,10 @@ LISTENING = {"catapult": 1.0, "catapult / 4": 0.25}
 PEAKS = {
     ("digits-mlp", "sgd"): range(-5, 4),
     ("digits-mlp", "adamw"): range(-8, 1),
-    ("digits-cnn", "sgd"): range(-4, 3),
-    ("digits-cnn", "adamw"): range(-8, 0),
-    ("topics", "sgd"): range(-3, 2),
-    ("topics", "adamw"): range(-9, -4),
+    ("digits-cnn", "sgd"): range(-3, 2),
+    ("digits-cnn", "adamw"): range(-7, -1),
+    ("topics", "sgd"): range(-4, 2),
+    ("topics", "adamw"): range(-9, -5),
 }
 """Exponents of 2: from below the best peak to beyond where runs fail."""
 
@@ -81,7 +82,7 @@ def small_topics() -> lrs.Task:
 
 TASKS = {
     "digits-mlp": lrs.tasks.digits,
-    "digits-cnn": partial(lrs.tasks.digits, model="cnn"),
+    "digits-cnn": partial(lrs.tasks.digits, model="cnn", steps=300),
     "topics": small_topics,
 }
 
@@ -92,7 +93,8 @@ def shape(warmup: str, peak: float, steps: int, critical: lrs.CriticalLR) -> tup
     fall = Linear(peak, 0.0, steps - before)
     if warmup == "from critical":
         found = warmup_from_critical(critical, peak, before)
-        return found.schedule.then(_hold(peak, before - found.reach_steps, fall)), found.reach_steps
+        made = found.schedule.then(_hold(peak, before - found.reach_steps, fall))
+        return made, found.reach_steps if found.start < peak else 0
     length = {"linear 5 %": warmup_steps(0.05, steps), "linear 33 %": before + 1}.get(warmup, 1)
     rest = _hold(peak, before + 1 - length, fall)
     return (Linear(peak / length, peak, length - 1).then(rest) if length > 1 else rest), length - 1
@@ -125,16 +127,30 @@ class Log:
             file.write(json.dumps(row) + "\n")
 
 
-def fixed(name: str, family: str, seeds: Sequence[int], log: Log) -> None:
-    """All runs whose learning rates are known beforehand."""
+def fixed(name: str, family: str, asked: Sequence[str], seeds: Sequence[int], log: Log) -> None:
+    """The runs whose learning rates are known beforehand, of the warmups asked for."""
     task = TASKS[name]()
     if not log.has(kind="task", task=name):
         log.add(kind="task", task=name, **describe(task), environment=environment())
     critical = {seed: critical_of(task, name, family, seed, log) for seed in seeds}
     for rule in dict.fromkeys(FIXED[family].values()):
-        warmups = [warmup for warmup, mine in FIXED[family].items() if mine == rule]
+        warmups = [warmup for warmup, mine in FIXED[family].items() if mine == rule and warmup in asked]
         missing = [row for warmup in warmups for row in rows_of(name, family, warmup, seeds) if not log.has(**row)]
-        train_fixed(task, rule, missing, critical, log)
+        # Where the critical learning rate is above the peak there is nothing left to warm up: the very same run.
+        twins = [row for row in missing if row["warmup"] == "from critical" and no_warmup(row, critical)]
+        train_fixed(task, rule, [row for row in missing if row not in twins], critical, log)
+        for row in twins:
+            found = log.rows[log.key(row | {"warmup": "none"})]
+            log.add(**found | row | {"search": search_steps(critical[row["seed"]])})
+
+
+def no_warmup(row: dict[str, Any], critical: dict[int, lrs.CriticalLR]) -> bool:
+    return shape(row["warmup"], row["peak"], 100, critical[row["seed"]])[1] == 0
+
+
+def search_steps(critical: lrs.CriticalLR) -> float:
+    """Work of a search in training steps, a forward pass being half of one, as in the paper."""
+    return critical.cost.in_gradients(per_forward=0.5)
 
 
 def rows_of(name: str, family: str, warmup: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -172,8 +188,8 @@ def train_fixed(
 
     def on_run(i: int, run: lrs.records.Run) -> None:
         if run.status != "interrupted":
-            search = critical[asked[i]["seed"]].cost.in_gradients(per_forward=0.5)
-            keep(run, asked[i], log, reach=shapes[i][1], search=search * (asked[i]["warmup"] == "from critical"))
+            search = search_steps(critical[asked[i]["seed"]]) if asked[i]["warmup"] == "from critical" else 0.0
+            keep(run, asked[i], log, reach=shapes[i][1], search=search)
 
     cells = [Cell(made[0], row["seed"]) for made, row in zip(shapes, asked, strict=True)]
     run_cells(task, rule, cells, task.steps, on_run=on_run)
@@ -199,7 +215,7 @@ def train_listening(task: lrs.Task, row: dict[str, Any], log: Log) -> None:
 
 
 def keep(run: lrs.records.Run, row: dict[str, Any], log: Log, **extra: Any) -> None:
-    """One finished or diverged run as a line. ``search`` is in training steps, a forward pass being half of one."""
+    """One finished or diverged run as a line."""
     final = run.final("eval_loss")
     diverged = [event.step for event in run.events if event.kind == "diverged"]
     log.add(
@@ -222,10 +238,12 @@ def main(arguments: list[str]) -> None:
     log = Log(RESULTS)
     names = [name for name in TASKS if name in arguments] or list(TASKS)
     families = [family for family in FIXED if family in arguments] or list(FIXED)
+    warmups = [*FIXED["adamw"], *LISTENING]
+    asked = [warmup for warmup in warmups if warmup in arguments] or warmups
     pairs = [(name, family) for name, family in PEAKS if name in names and family in families]
     for name, family in pairs:
-        fixed(name, family, seeds, log)
-    for warmup, (name, family) in product(LISTENING, pairs):
+        fixed(name, family, asked, seeds, log)
+    for warmup, (name, family) in product([warmup for warmup in LISTENING if warmup in asked], pairs):
         task = TASKS[name]()
         for row in rows_of(name, family, warmup, seeds):
             if not log.has(**row):
