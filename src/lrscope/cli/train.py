@@ -152,15 +152,15 @@ def run_training(
 
 
 def with_catapults(run: Run, lines: Path) -> Run:
-    """The run with its catapults, noted in its file where they are not: a kill may have come in between."""
+    """The run with its jumps of the loss, noted in its file where they are not: a kill may have come in between."""
     from lrscope.records import Run, add_events
     from lrscope.stability import find_catapults
 
-    known = {event.step for event in run.events if event.kind == "catapult"}
+    known = {event.step for event in run.events if event.kind in ("catapult", "spike", "climb")}
     found = [c for c in find_catapults(run) if c.onset not in known]
     if not found:
         return run
-    add_events(lines, [(c.onset, "catapult", vars(c)) for c in found])
+    add_events(lines, [(c.onset, c.kind, vars(c)) for c in found])
     return Run.read(lines)
 
 
@@ -182,14 +182,16 @@ def summary(run: Run) -> dict[str, Any]:
 def ending(run: Run) -> list[str]:
     """How a run ended, and whether it was stable on the way, in plain sentences."""
     from lrscope.reports.sentences import catapult_sentence, headroom_sentence
+    from lrscope.stability import explain
 
     if run.status == "diverged":
         said = [f"run: diverged at step {run.steps_done}", headroom_sentence(run)]
     else:
-        of_the_watch = {"lr", "sharpness", "sharpness_residual", "stable_lr", "headroom"}
+        of_the_watch = {"lr", "lr_used", "sharpness", "sharpness_residual", "stable_lr", "headroom"}
         ends = ", ".join(f"{c} {run.final(c):.4g}" for c in run.columns if c not in of_the_watch)
         first = f"run: {run.status} after {run.steps_done} steps; {ends}"
-        said = [first, headroom_sentence(run), catapult_sentence(run)]
+        seen = [f"{text[0].upper()}{text[1:]}." for text in explain(run)]
+        said = [first, headroom_sentence(run), *(seen or [catapult_sentence(run)])]
     return [text for text in said if text]
 
 

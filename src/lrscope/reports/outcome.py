@@ -18,7 +18,7 @@ LONG = {
     "default": "the optimizer's untuned default learning rate held constant",
     "cosine": "untuned cosine with 5\u202f% warmup at the default learning rate",
 }
-_OURS = {"step", "loss", "lr", "eval_loss", "sharpness", "sharpness_residual", "stable_lr", "headroom"}
+_OURS = {"step", "loss", "lr", "lr_used", "eval_loss", "sharpness", "sharpness_residual", "stable_lr", "headroom"}
 
 
 @dataclass(frozen=True)

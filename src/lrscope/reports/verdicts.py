@@ -158,6 +158,10 @@ def catapult_sentence(run: Run, warmup_steps: int | None = None) -> str | None:
     if not found and "sharpness" not in run.columns:
         return None
     if not found:
+        spikes = sum(event.kind == "spike" for event in run.events)
+        if spikes:
+            often = "once" if spikes == 1 else f"{count(spikes)} times"
+            return f"The loss jumped and came back {often}, but the sharpness did not fall by it: no catapults."
         return "The loss never jumped and came back (no catapults)."
     worst = max(found, key=lambda event: float(event.detail.get("ratio") or 0))
     steps = listing([count(event.step) for event in found[:5]]) + (" …" if len(found) > 5 else "")

@@ -24,7 +24,7 @@ def summary(run: Run, gauge: StabilityGauge, share: float = math.nan) -> str:
     if "loss" in run.columns:
         loss = run["loss"].value
         said.append(f"loss {loss[0]:.3g} -> {loss[-1]:.3g}")
-        if catapults := find_catapults(run):
+        if catapults := [c for c in find_catapults(run) if c.kind == "catapult"]:
             worst = max(catapults, key=lambda c: c.ratio)
             many = f"{len(catapults)} catapults, the largest" if len(catapults) > 1 else "a catapult,"
             said.append(f"{many} x{worst.ratio:.2g} at step {worst.peak}")

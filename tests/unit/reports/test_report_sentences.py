@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 
 import report_cases as cases
 from lrscope.records import CriticalLR, Run, Table
+from lrscope.records.run import Event
 from lrscope.reports import numbers, sentences
 
 
@@ -246,6 +248,8 @@ def test_catapults(tmp_path):
     assert text.endswith("all during warmup.")
     assert "no catapults" in sentences.catapult_sentence(headroom_run(0.5))
     assert sentences.catapult_sentence(run(1.0)) is None  # nobody looked
+    spiked = dataclasses.replace(headroom_run(0.5), events=(Event(30, "spike"), Event(40, "spike")))
+    assert "2 times, but the sharpness did not fall" in sentences.catapult_sentence(spiked)
 
 
 def test_cost(tmp_path):
