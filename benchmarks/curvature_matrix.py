@@ -1,6 +1,9 @@
 """Which kind of Hessian product works on which model, how far off it is, and what it costs.
 
-    python benchmarks/curvature_matrix.py            # about a minute on one core; writes docs/curvature_matrix.md
+    pip install --no-deps timm==1.0.31 torchvision==0.15.2   # for the row of timm, which says so if it is absent
+    python benchmarks/curvature_matrix.py                    # minutes on one core; writes docs/curvature_matrix.md
+    python benchmarks/curvature_matrix.py timm DTensor       # the rows with these words again, the others as they were
+    python benchmarks/curvature_matrix.py --no-clock timm    # beside other work, which would disturb the times
 
 The models are those of tests/hvp_cases.py and tests/distributed, which the test suite runs, too. Raw numbers go to
 benchmarks/results/curvature_matrix.json.
@@ -8,6 +11,7 @@ benchmarks/results/curvature_matrix.json.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import statistics
@@ -63,7 +67,7 @@ def operator(method: str, objective: Objective, theta: torch.Tensor) -> Any:
 
 
 def cell(
-    method: str, objective: Objective, theta: torch.Tensor, v: torch.Tensor, truth: torch.Tensor
+    method: str, objective: Objective, theta: torch.Tensor, v: torch.Tensor, truth: torch.Tensor, clock: bool
 ) -> dict[str, Any]:
     """Error of a product, and its cost in gradients: counted, and by the clock."""
     try:
@@ -71,18 +75,20 @@ def cell(
     except MeasurementError as error:
         return {"refused": str(error)}
     product = H @ v  # also makes the exact product's graph
-    gradient, unit = flops(lambda: objective.grad(theta)), seconds(lambda: objective.grad(theta))
+    gradient = flops(lambda: objective.grad(theta))
     fresh = lambda: (type(H) if method in ("exact", "forward") else lambda *_: H)(objective, theta) @ v  # noqa: E731
-    return {
+    found = {
         "error": float((product.double() - truth).norm() / truth.norm()),
         "first": flops(fresh) / gradient if gradient else None,
         "next": flops(lambda: H @ v) / gradient if gradient else None,
-        "wall_first": seconds(fresh) / unit,
-        "wall_next": seconds(lambda: H @ v) / unit,
     }
+    if not clock:
+        return found
+    unit = seconds(lambda: objective.grad(theta))
+    return found | {"wall_first": seconds(fresh) / unit, "wall_next": seconds(lambda: H @ v) / unit}
 
 
-def row(case: hvp_cases.Case) -> dict[str, Any]:
+def row(case: hvp_cases.Case, clock: bool) -> dict[str, Any]:
     objective, reference = case.build()
     generator = torch.Generator().manual_seed(0)
     start = reference.point()
@@ -90,39 +96,47 @@ def row(case: hvp_cases.Case) -> dict[str, Any]:
     H = ExactHessian(reference, theta.double())
     v = H @ torch.randn(start.shape, dtype=torch.float64, generator=generator)
     v = (v / v.norm()).float()
-    cells = {m: cell(m, objective, theta, v, H @ v.double()) for m in METHODS}
+    cells = {m: cell(m, objective, theta, v, H @ v.double(), clock) for m in METHODS}
     auto = {purpose: choose(objective, theta, purpose=purpose).method for purpose in ("solve", "track")}
     return {"model": case.model, "wrapping": case.wrapping, "size": objective.size, "cells": cells, "auto": auto}
 
 
-def distributed_rows(rank: int) -> list[dict[str, Any]]:
+def distributed_rows(rank: int, words: list[str], clock: bool) -> list[dict[str, Any]]:
     """Two processes; every product against one process in float64 with all batches."""
     warnings.simplefilter("ignore")
     rows = []
     for kind, name in (("mlp", "MLP, tanh"), ("gpt", "GPT, fused attention"), ("checkpointed", "MLP, checkpointing")):
-        for wrapping in processes.WRAPPINGS:
-            if (kind, wrapping) == ("checkpointed", "compiled DDP"):
+        ways = [*processes.WRAPPINGS, *(["DTensor: layers cut (tensor parallel)"] if kind == "mlp" else [])]
+        for way in ways:
+            label = "2 processes, " + {"mixed": "FSDP2 in bfloat16"}.get(way.split(", ")[-1].split()[0], way)
+            if (kind, way) == ("checkpointed", "compiled DDP") or not asked_for(name, label, words):
                 continue
             plain = processes.build(kind)
-            double = processes.build(kind).double()
-            cast = [tuple(t.double() if t.is_floating_point() else t for t in b) for b in processes.batches_of(kind)]
-            reference = Objective(double, lambda m, b: processes.cases.cross_entropy(m, b), cast)
-            objective = Objective(
-                processes.wrapped(plain, wrapping), processes.loss_fn, processes.batches_of(kind, rank)
-            )
-            generator = torch.Generator().manual_seed(0)
-            theta = objective.point()
-            theta += 0.05 * torch.randn(theta.shape, generator=generator)
-            v = reference.hvp(theta.double(), torch.randn(theta.shape, generator=generator).double())
-            v = (v / v.norm()).float()
-            truth = reference.hvp(theta.double(), v.double())
-            cells = {m: cell(m, objective, theta, v, truth) for m in METHODS}
-            auto = {purpose: choose(objective, theta, purpose=purpose).method for purpose in ("solve", "track")}
-            label = "2 processes, " + {"mixed": "FSDP2 in bfloat16"}.get(
-                wrapping.split(", ")[-1].split()[0], wrapping
-            )
-            rows.append({"model": name, "wrapping": label, "size": objective.size, "cells": cells, "auto": auto})
+            if "DTensor" in way:
+                objective = Objective(processes.cut(plain), processes.loss_fn, processes.batches_of(kind))
+            else:
+                model = processes.wrapped(plain, way)
+                objective = Objective(model, processes.loss_fn, processes.batches_of(kind, rank))
+            rows.append(distributed_row(objective, kind, name, label, clock))
     return rows
+
+
+def asked_for(model: str, wrapping: str, words: list[str]) -> bool:
+    return not words or any(word in f"{model}, {wrapping}" for word in words)
+
+
+def distributed_row(objective: Objective, kind: str, name: str, wrapping: str, clock: bool) -> dict[str, Any]:
+    cast = [tuple(t.double() if t.is_floating_point() else t for t in b) for b in processes.batches_of(kind)]
+    reference = Objective(processes.build(kind).double(), processes.cases.cross_entropy, cast)
+    generator = torch.Generator().manual_seed(0)
+    theta = objective.point()
+    theta += 0.05 * torch.randn(theta.shape, generator=generator)
+    v = reference.hvp(theta.double(), torch.randn(theta.shape, generator=generator).double())
+    v = (v / v.norm()).float()
+    truth = reference.hvp(theta.double(), v.double())
+    cells = {m: cell(m, objective, theta, v, truth, clock) for m in METHODS}
+    auto = {purpose: choose(objective, theta, purpose=purpose).method for purpose in ("solve", "track")}
+    return {"model": name, "wrapping": wrapping, "size": objective.size, "cells": cells, "auto": auto}
 
 
 HEAD = """# Which product works where
@@ -133,9 +147,10 @@ Made by `python benchmarks/curvature_matrix.py` ({date}; torch {torch}; CPU, one
 A cell holds the relative error of a product in float32, at a theta where the model does not stand, against the exact
 product of the same loss in float64 without the wrapping (and in one process), on a vector that products have smoothed, as
 solvers use; then its cost in gradients, counted in multiplications (`torch.utils.flop_counter`), the first product at a
-theta / each further one; in brackets the same by the clock. The models are tiny (100 to 1,200 parameters), so the clock
-shows the overhead of small operations rather than what a large model would take. `exact` keeps its first-order graph, if
-there are no more than four batches. `difference` is central; `one-sided` reuses a gradient at theta, which is not counted.
+theta / each further one; in brackets the same by the clock, where the machine had nothing else to do. The models are
+tiny (100 to 1,200 parameters), so the clock shows the overhead of small operations rather than what a large model would
+take. `exact` keeps its first-order graph, if there are no more than four batches. `difference` is central; `one-sided`
+reuses a gradient at theta, which is not counted.
 
 `auto` is what is chosen for many products at one theta (a solve), and for one product per theta (tracking, `tol` 1 %).
 
@@ -157,8 +172,12 @@ there are no more than four batches. `difference` is central; `one-sided` reuses
   the bit. Under FSDP2 `exact` and `forward` gather all parameters on each process and leave the sharding hooks out, in
   the dtype the parameters are stored in; a difference runs the sharded model as training does, mixed precision included.
   By the clock a sharded gradient of a tiny model is communication, next to which anything else looks cheap.
-- timm needs torchvision, which is not among the development packages; the row is run where both are installed. GPUs
-  have not been tried.
+- **Tensor parallel**: `exact` and `forward` give the model whole parameters, which layers that compute with DTensors do
+  not take; a difference runs the model as it is.
+- **timm** needs torchvision, and the torchvision of the registry does not load beside the CPU build of torch 2.13. Its
+  row was made with torchvision 0.15.2, the Python parts of which import without compiled ones
+  (`pip install --no-deps timm==1.0.31 torchvision==0.15.2`); where either is absent its tests are skipped.
+- GPUs have not been tried.
 """
 
 
@@ -181,7 +200,8 @@ def text(found: dict[str, Any], reasons: list[str]) -> str:
             reasons.append(reason)
         return f"[{reasons.index(reason) + 1}](#why-a-cell-has-no-number)"
     count = f"{number(found['first'])} / {number(found['next'])}" if found["first"] is not None else "uncounted"
-    return f"{found['error']:.0e}; {count} ({number(found['wall_first'])} / {number(found['wall_next'])})"
+    clock = f" ({number(found['wall_first'])} / {number(found['wall_next'])})" if "wall_first" in found else ""
+    return f"{found['error']:.0e}; {count}{clock}"
 
 
 def page(rows: list[dict[str, Any]], absent: list[hvp_cases.Case]) -> str:
@@ -199,17 +219,24 @@ def page(rows: list[dict[str, Any]], absent: list[hvp_cases.Case]) -> str:
     return HEAD.format(date=date.today(), torch=torch.__version__, table="\n".join(lines), reasons=why)
 
 
-def main() -> None:
+def main(words: list[str], clock: bool) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", LrscopeWarning)
     absent = [case for case in hvp_cases.CASES if case.needs and not importable(case.needs)]
-    rows = [row(case) for case in hvp_cases.CASES if case not in absent]
+    asked = [case for case in hvp_cases.CASES if case not in absent and asked_for(case.model, case.wrapping, words)]
+    found = [row(case, clock) for case in asked]
     with tempfile.TemporaryDirectory() as folder:
-        rows += processes.in_two_processes(distributed_rows, folder)[0]
+        measure = functools.partial(distributed_rows, words=words, clock=clock)
+        found += processes.in_two_processes(measure, folder, seconds=580)[0]
     results = ROOT / "benchmarks" / "results" / "curvature_matrix.json"
-    results.write_text(json.dumps({"date": str(date.today()), "environment": environment(), "rows": rows}, indent=1))
-    (ROOT / "docs" / "curvature_matrix.md").write_text(page(rows, absent))
+    rows = {(r["model"], r["wrapping"]): r for r in json.loads(results.read_text())["rows"]} if words else {}
+    rows |= {(r["model"], r["wrapping"]): r for r in found}
+    order = [(case.model, case.wrapping) for case in hvp_cases.CASES]
+    rows = {key: rows[key] for key in [*(k for k in order if k in rows), *(k for k in rows if k not in order)]}
+    text = {"date": str(date.today()), "environment": environment(), "rows": list(rows.values())}
+    results.write_text(json.dumps(text, indent=1))
+    (ROOT / "docs" / "curvature_matrix.md").write_text(page(list(rows.values()), absent))
 
 
 if __name__ == "__main__":
-    main()
+    main([a for a in sys.argv[1:] if a != "--no-clock"], "--no-clock" not in sys.argv)

@@ -34,7 +34,7 @@ def as_rank(rank, port, target, folder):
         torch.distributed.destroy_process_group()
 
 
-def in_two_processes(target, folder):
+def in_two_processes(target, folder, seconds=120):
     """What ``target(rank)`` returns in each of two processes joined by gloo."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["torch.distributed.fsdp", "lrscope"])
@@ -43,7 +43,7 @@ def in_two_processes(target, folder):
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join(seconds)
     errors = "".join(Path(folder, f"err{rank}").read_text() for rank in range(2))
     assert [process.exitcode for process in ranks] == [0, 0], errors
     return [json.loads(Path(folder, f"rank{rank}.json").read_text()) for rank in range(2)]

@@ -134,15 +134,20 @@ def trace_of_training(rank):
     return {"ends": ends, "readings": readings}
 
 
-def tensor_parallel(rank):
-    """Layers cut across processes, all of which see the same batches; no data parallelism."""
+def cut(model):
+    """Its layers cut across the processes, as DTensors; no data parallelism."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+    plan = {"hidden.0": ColwiseParallel(), "hidden.2": RowwiseParallel()}
+    return parallelize_module(model, init_device_mesh("cpu", (2,)), plan)
+
+
+def tensor_parallel(rank):
+    """Both processes see the same batches."""
     model = build("mlp")
     single = Objective(copy.deepcopy(model), loss_fn, batches_of("mlp"))
-    plan = {"hidden.0": ColwiseParallel(), "hidden.2": RowwiseParallel()}
-    model = parallelize_module(model, init_device_mesh("cpu", (2,)), plan)
+    model = cut(model)
     ours = Objective(model, loss_fn, batches_of("mlp"))
     optimizer = torch.optim.SGD(model.parameters())
     before = states(model, optimizer)
