@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrscope.reports.figures import (
+        equivalence,
         headroom,
         loss_curves,
         lr_warmup_map,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Story": "story",
+    "equivalence": "figures",
     "headroom": "figures",
     "load": "story",
     "loss_curves": "figures",
@@ -34,6 +36,7 @@ _HOME = {
 
 __all__ = [
     "Story",
+    "equivalence",
     "headroom",
     "load",
     "loss_curves",

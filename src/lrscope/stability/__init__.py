@@ -20,6 +20,7 @@ from lrscope.stability.jump import Jump, find_jump
 from lrscope.stability.probes import SharpnessProbe
 from lrscope.stability.regime import Regime, measure_regime, run_regime
 from lrscope.stability.sharpening import Sharpening, natural_sharpening
+from lrscope.stability.show_equivalence import Equivalence, show_equivalence
 from lrscope.stability.two_phase_rates import TwoPhaseRates, two_phase_rates
 from lrscope.stability.watch import Watch
 
@@ -35,6 +36,7 @@ __all__ = [
     "CriticalWarmup",
     "EdgeDetector",
     "EdgeOfStability",
+    "Equivalence",
     "GeN",
     "GroupInvariance",
     "Jump",
@@ -58,6 +60,7 @@ __all__ = [
     "natural_sharpening",
     "run_regime",
     "scale_invariance",
+    "show_equivalence",
     "two_phase_rates",
     "warmup_from_critical",
 ]
