@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from lrscope.curvature.block import block
+from lrscope.curvature.eigen import RISK
 from lrscope.curvature.measurement import Measurement, Measuring, axes
 from lrscope.curvature.probe import Method
 from lrscope.curvature.scaling import scaled
@@ -93,8 +94,9 @@ def layer_sharpness(
         seed: Of the random vectors; the global generators are not used.
 
     Returns:
-        :class:`LayerSharpness`. Cost: one gradient, the probe of a new objective, and 6 to 20 products per block,
-        each at most as dear as one of the whole model.
+        :class:`LayerSharpness`. Cost: one gradient, the probe of a new objective, and 6 to 25 products per block,
+        each at most as dear as one of the whole model. As in :func:`~lrscope.curvature.sharpness` a solve
+        goes on until a larger eigenvalue is hidden from its random start with a probability of at most 1e-3.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
@@ -132,6 +134,7 @@ def layer_sharpness(
             start,
             tol=tol,
             max_matvecs=max_matvecs,
+            risk=RISK,
             generator=at.generator(seed + 1),
         )
         objective.spent += part.spent

@@ -117,7 +117,8 @@ def gradient_noise_scale(objective: Objective, theta: Tensor | None = None, *, c
         whole = total if without is None else total - sums[without]
         N, K = sum(examples[j] for j in keep), sum(sizes[j] for j in keep)
         mean = float((whole / N).double().square().sum())
-        covariance = (sum(squares[j] for j in keep) - N * mean) / (K - 1)
+        # A sum of squares: below zero by rounding only, where all batches have the same gradient.
+        covariance = max(0.0, (sum(squares[j] for j in keep) - N * mean) / (K - 1))
         return covariance, whole_mean if complete else mean - covariance / N
 
     covariance, squared = parts()

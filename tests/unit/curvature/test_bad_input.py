@@ -358,6 +358,14 @@ def test_vectors_of_another_dtype_are_converted():
     assert C.directional(objective, v).value == pytest.approx(C.directional(objective, v.double()).value, rel=1e-12)
 
 
+@pytest.mark.parametrize("number", [3, 5, 9])
+def test_batches_without_noise_have_no_negative_noise(number):
+    for seed in range(10):
+        torch.manual_seed(seed)
+        objective = Objective(cases.mlp(), cases.cross_entropy, batches(torch.float32)[:1] * number)
+        assert 0 <= C.gradient_noise_scale(objective).value < 1e-5
+
+
 # Models: refused where the objective is made, before any work.
 
 
