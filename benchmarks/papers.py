@@ -91,8 +91,13 @@ def _section(id: str, check: Check, found: dict[str, Any]) -> list[str]:
     lines = [f"({_anchor(id)})=", f"### {id}", "", f"{check.claim}. {found['verdict'].capitalize()}.", ""]
     lines += [_prose(check.setting), "", "| criterion | holds |", "|---|---|"]
     lines += [f"| {words} | {'yes' if good else '**no**'} |" for words, good in found["holds"].items()]
-    lines += ["", *(f"- {_words(name)}: {condensed(value)}" for name, value in found["numbers"].items()), ""]
-    return lines
+    lines.append("")
+    for name, value in found["numbers"].items():
+        if isinstance(value, dict) and all(isinstance(v, dict) and "values" not in v for v in value.values()):
+            lines += [f"- {_words(name)}:", *(f"  - {_words(k)}: {condensed(v)}" for k, v in value.items())]
+        else:
+            lines.append(f"- {_words(name)}: {condensed(value)}")
+    return [*lines, ""]
 
 
 def _prose(docstring: str) -> str:

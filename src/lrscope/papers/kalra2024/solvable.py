@@ -1,4 +1,4 @@
-"""Kalra & Barkeshli, "Why warmup the learning rate?", 2024, arXiv 2406.09405, on solvable models."""
+"""Checks of kalra2024 on models that are exactly known."""
 
 from __future__ import annotations
 

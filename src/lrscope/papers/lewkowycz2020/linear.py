@@ -1,7 +1,4 @@
-"""Lewkowycz et al., "The large learning rate phase of deep learning", 2020, arXiv 2003.02218, on solvable models.
-
-c is the learning rate times the curvature at the start. Numbers of checks are ours; the criteria were set before.
-"""
+"""Checks of lewkowycz2020 on two-layer linear networks; c is the learning rate times the curvature at the start."""
 
 from __future__ import annotations
 
@@ -114,6 +111,7 @@ def full_model(widths: Sequence[int] = (300, 2000), seeds: int = 6, steps: int =
 
 @check("lewkowycz2020/L4", "At the start the kernel's largest eigenvalue is the Hessian's, the more so the wider")
 def kernel_is_hessian(widths: Sequence[int] = (20, 80, 320), seeds: int = 3) -> tuple[Numbers, Holds]:
+    """The networks of L3; the Hessian's largest eigenvalue by Lanczos on its exact products, over the kernel's."""
     off = {width: [_hessian_over_kernel(teacher(width, seed)) for seed in range(seeds)] for width in widths}
     return {"hessian_over_kernel": {f"width {n}": values for n, values in off.items()}}, {
         f"width {n}: agree within 2 %": max(abs(v - 1) for v in values) < 0.02 for n, values in off.items()
