@@ -162,8 +162,8 @@ CALLS: dict[str, Call] = {
 
 _RESULTS = (
     "Choice DirectionalCurvature EigenResult LayerSharpness Measurement NoiseScale SpectralDensity TraceResult "
-    "Catapult CriticalConstants CriticalLR CriticalSharpness CriticalWarmup EdgeOfStability GroupInvariance Regime "
-    "Jump ScaleInvariance Sharpening"
+    "Catapult CriticalConstants CriticalLR CriticalSharpness CriticalWarmup EdgeOfStability Equivalence GroupInvariance Regime "
+    "Jump ScaleInvariance Sharpening TwoPhaseRates"
 )
 _NUMBERS = (
     "headroom reference_lr stability_threshold decay_curvature Alarm CatapultDetector EdgeDetector edge_of_stability "
@@ -178,6 +178,9 @@ SILENT: dict[str, str] = {
     "Operator": "an abstract base",
     "Cap": "changes the optimizer on purpose, within its step; is part of a Watch",
     "CatapultWarmup": "a schedule, which changes the optimizer on purpose",
+    "GeN": "a schedule, which changes the optimizer on purpose",
+    "show_equivalence": "trains models of its own, as train() does; given a task, not a model",
+    "two_phase_rates": "trains models of its own, as train() does; given a task, not a model",
     "equivalent_lr": "changes the optimizer on purpose, once scale_invariance has measured; has a test of its own",
 }
 
