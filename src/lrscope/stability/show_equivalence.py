@@ -72,8 +72,8 @@ class Equivalence:
             said = f"the same run: over {steps} updates weights differ by {self.weights:.1e} at most (relative)"
         else:
             said = (
-                f"the same run for {self.parted_at} updates, then apart, by {self.weights:.1e} at most (relative): "
-                "training is chaotic, so an eps in a normalisation or single precision ends step-by-step equality"
+                f"equal to {SAME:g} for {self.parted_at} updates, then different, by {self.weights:.1e} at most "
+                "(relative): an eps in a normalisation, or single precision, grows, as training is chaotic"
             )
         ends = [
             f"{name} {self.original.final(name):.6g} and {self.exponential.final(name):.6g}"

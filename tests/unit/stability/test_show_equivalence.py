@@ -61,7 +61,7 @@ def test_an_eps_of_the_normalisation_parts_them_and_that_is_said():
     shown = show_equivalence(task(eps=1e-3), SGD, Constant(0.2), STEPS)
     assert shown.weights > 1e-4
     assert shown.parted_at is not None
-    assert "then apart" in str(shown)
+    assert "then different" in str(shown)
     assert "chaotic" in str(shown)
 
 

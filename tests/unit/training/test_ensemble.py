@@ -10,14 +10,15 @@ from torch import nn
 
 import cases
 from lrscope.errors import MeasurementError, ScheduleError, TaskError
+from lrscope.optimizers import ScheduledLR
 from lrscope.schedules import AutoEnsemble, Constant, CosineWave, Linear, WarmRestarts, warmup
-from lrscope.tasks import Task
+from lrscope.tasks import BatchStream, Task
 from lrscope.training import Ensemble, Snapshots, ensemble, evaluate, members_of, train
 
 STEPS = 24
 
 
-def minima(schedule, steps, **options):
+def minima(schedule, steps):
     """Where a run under these rates would be saved, by definition: at the end of each descent."""
     rates = schedule.values(steps)
     turns = [t for t in range(1, steps) if rates[t] > rates[t - 1] and any(rates[u] > rates[t - 1] for u in range(t))]
@@ -360,3 +361,32 @@ def test_without_an_evaluation_set_there_is_nothing_to_judge_by():
     task = cases.TASKS["dict"]()
     with pytest.raises(TaskError, match="no evaluation set"):
         ensemble(Task(task.build, task.loss_fn, task.train), [task.model(0).state_dict()])
+
+
+def test_a_loop_of_ones_own_collects_what_train_collects(tmp_path):
+    task = cases.TASKS["dict"]()
+    train(task, "sgd(momentum=0.5)", SHORT, STEPS, probes=[Snapshots(tmp_path / "train")], seed=2)
+    model = task.model(2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.5)
+    scheduler, snapshots, stream = (
+        ScheduledLR(optimizer, SHORT),
+        Snapshots(tmp_path / "own"),
+        BatchStream(task.train, 2),
+    )
+    for step in range(STEPS):
+        loss = task.loss_fn(model, next(stream))
+        optimizer.zero_grad()
+        loss.backward()
+        scheduler.observe(loss=loss.item())
+        seen = snapshots.look(model, step, optimizer.param_groups[0]["lr"])
+        if seen["distance"] is not None:
+            scheduler.observe(distance=seen["distance"])
+        optimizer.step()
+        scheduler.step()
+    snapshots.finish(model, STEPS)
+    own, trained = members_of(tmp_path / "own"), members_of(tmp_path / "train")
+    assert [f.name for f in own] == [f.name for f in trained]
+    assert len(own) > 2
+    for a, b in zip(own, trained, strict=True):
+        a, b = torch.load(a)["model"], torch.load(b)["model"]
+        assert all(torch.equal(a[k], b[k]) for k in a)

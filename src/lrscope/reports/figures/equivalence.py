@@ -36,6 +36,7 @@ def equivalence(original: Run, exponential: Run) -> Figure:
     apart.set_title("relative difference of weights")
     for axes in (rate, apart):
         axes.set_yscale("log")
+    apart.set_ylim(1e-17, 10)  # from rounding to nothing in common, whatever was seen
     for axes in (loss, rate, apart):
         marks.step_axis(axes, compact=True)
     return figure
