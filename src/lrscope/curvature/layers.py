@@ -96,7 +96,7 @@ def layer_sharpness(
     Returns:
         :class:`LayerSharpness`. Cost: one gradient, the probe of a new objective, and 6 to 25 products per block,
         each at most as dear as one of the whole model. As in :func:`~lrscope.curvature.sharpness` a solve
-        goes on until a larger eigenvalue is hidden from its random start with a probability of at most 1e-3.
+        goes on until a larger eigenvalue is hidden from its random start with a small probability only.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the message names it.
