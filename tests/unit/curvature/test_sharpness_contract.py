@@ -275,9 +275,22 @@ def test_preconditioned_sharpness_is_what_the_coming_step_feels(kind):
 def test_a_cold_start_tells_the_chance_of_having_missed_a_larger_one():
     objective = problem()
     cold = sharpness(objective)
-    assert 0 <= cold.risk <= 1e-3
+    assert 0 <= cold.risk <= 1e-2
+    assert sharpness(objective, risk=1e-6).risk <= 1e-6
     warm = sharpness(objective, start=cold.vectors)
     assert warm.risk != warm.risk  # a start that someone chose has no probability
+
+
+def test_a_solve_that_keeps_few_vectors_finds_the_same_eigenvalue():
+    objective = problem()
+    wide, narrow = sharpness(objective, tol=1e-6), sharpness(objective, tol=1e-6, max_basis=4)
+    assert narrow.converged
+    assert narrow.num_matvecs >= wide.num_matvecs
+    torch.testing.assert_close(narrow.values, wide.values)
+    with pytest.raises(ValueError, match="max_basis: expected at least"):
+        sharpness(objective, max_basis=2)
+    with pytest.raises(ValueError, match="risk: expected a probability"):
+        sharpness(objective, risk=2.0)
 
 
 def test_the_result_is_a_measurement_like_all_others():
