@@ -97,7 +97,8 @@ def read() -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], dict[str, A
     """Facts of the tasks; arms by task, optimizer and warmup; runs that failed to run."""
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
     tasks = {row["task"]: row for row in rows if row["kind"] == "task"}
-    runs = [row for row in rows if row["kind"] == "run"]
+    key = ("task", "family", "warmup", "peak", "seed")
+    runs = list({tuple(row[k] for k in key): row for row in rows if row["kind"] == "run"}.values())
     arms: dict[tuple[str, str], dict[str, Arm]] = {}
     for row in runs:
         if row["status"] != "failed":
@@ -197,7 +198,7 @@ def savings(arms: dict[tuple[str, str], dict[str, Arm]]) -> str:
 def draw(figure: Figure, arms: dict[str, Arm], guess: float) -> None:
     axes = figure.subplots()
     best = min(arm.means.min() for arm in arms.values())
-    top = guess + 0.12 * (guess - best)
+    top, bottom = guess * (guess / best) ** 0.1, best * (best / guess) ** 0.05
     for i, (name, arm) in enumerate(arms.items()):
         shade, marker, dash = LOOKS[name]
         peaks = np.array(arm.peaks) * 2 ** (0.05 * (i - len(arms) / 2))  # side by side, so that none hides another
@@ -206,11 +207,19 @@ def draw(figure: Figure, arms: dict[str, Arm], guess: float) -> None:
         axes.plot(peaks, shown.mean(axis=1), color=shade, marker=marker, linestyle=dash, label=name, markersize=5)
         axes.vlines(peaks, shown.min(axis=1), shown.max(axis=1), color=shade, linewidth=0.8)
     axes.axhline(guess, color=colour("muted"), linewidth=0.8)
-    axes.text(1.0, guess, "guessing ", transform=axes.get_yaxis_transform(), ha="right", va="top", fontsize=9)
+    for level, text in ((guess, "guessing "), (top, "beyond, or diverged ")):
+        axes.text(
+            0.01, level, text, transform=axes.get_yaxis_transform(), va="top", color=colour("muted"), fontsize=9
+        )
     axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.3g}")
-    axes.set(xlabel="peak learning rate", ylabel="final evaluation loss", ylim=(best - 0.05 * (guess - best), top))
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    ticks = best * (guess / best) ** np.linspace(0, 1, 6)[:-1]
+    axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    axes.tick_params(axis="x", labelsize=9)
+    axes.minorticks_off()
+    axes.set(xlabel="peak learning rate", ylabel="final evaluation loss", ylim=(bottom, top))
+    figure.legend(frameon=False, loc="outside right upper", fontsize=9, handlelength=3.2)
 
 
 def main() -> None:
@@ -224,7 +233,7 @@ def main() -> None:
     for (task, family), found in arms.items():
         guess = tasks[task]["guess"]
         parts[f"{task}-{family}"] = table(found, guess)
-        figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.8, 4.2), layout="constrained")
         draw(figure, found, guess)
         figure.savefig(HERE / "images" / f"warmup_value_{task}_{family}.svg", metadata={"Date": None})
     text = PAGE.read_text()
