@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass
@@ -84,20 +86,85 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase)
+"""Layers with dropout inside; cuDNN differentiates recurrent ones in train mode only, hence by their rate."""
+
+_RATES: dict[Any, tuple[str, int]] = {
+    **{
+        function: ("p", 1)
+        for home, names in (
+            (F, "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"),
+            (torch, "dropout dropout_ feature_dropout feature_dropout_ alpha_dropout alpha_dropout_"),
+            (torch, "feature_alpha_dropout feature_alpha_dropout_ native_dropout"),
+        )
+        for name in names.split()
+        if (function := getattr(home, name, None)) is not None
+    },
+    F.scaled_dot_product_attention: ("dropout_p", 4),
+    F.multi_head_attention_forward: ("dropout_p", 10),
+}
+"""Functions that drop, with the name and the position of their rate."""
+
+_BACKWARD = {torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward}
+_GRADIENT = {"gradient": "grad_tensors"}
+"""What ``Tensor.backward`` calls otherwise than ``torch.autograd.backward``."""
+
+
+class _NoDropout(TorchFunctionMode):
+    """Calls of dropout, and of attention with dropout, are made with a rate of 0, whoever makes them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _BACKWARD:
+            return self._through(func, *args, **kwargs)
+        if func in _RATES:
+            name, place = _RATES[func]
+            if len(args) > place:
+                args = (*args[:place], 0.0, *args[place + 1 :])
+            else:
+                kwargs = {**kwargs, name: 0.0}
+        return func(*args, **kwargs)
+
+    def _through(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """A backward pass with the mode on, for activation checkpointing runs parts of the model again in there.
+
+        torch switches a mode off while it handles a call, and these calls ask for one again and again.
+        """
+        if func is torch.Tensor.backward:
+            func, kwargs = torch.autograd.backward, {_GRADIENT.get(k, k): v for k, v in kwargs.items()}
+        before = torch.autograd.has_torch_function  # type: ignore[attr-defined]
+        torch.autograd.has_torch_function = lambda _: False  # type: ignore[attr-defined]
+        try:
+            with self:
+                return func(*args, **kwargs)
+        finally:
+            torch.autograd.has_torch_function = before  # type: ignore[attr-defined]
 
 
 @contextmanager
 def mode_of(model: nn.Module, *, training: bool, dropout: bool = True) -> Iterator[None]:
     """Put ``model`` into train or eval mode for a block; every module gets its own flag back afterwards.
 
-    With ``dropout=False`` the dropout layers stay in eval mode, whatever ``training`` says.
+    With ``dropout=False`` nothing is dropped, whatever ``training`` says: dropout layers stay in eval mode, the rates
+    of attention and recurrent layers are 0, and so are those of calls to torch's dropout and attention functions
+    in any other module. Masks that a model makes by itself (stochastic depth, ``bernoulli_``) are still drawn.
     """
     before = [(module, module.training) for module in model.modules()]
+    rates = [] if dropout else [(m, m.dropout) for m, _ in before if isinstance(m, _WITH_DROPOUT)]
     try:
         # Flags are set directly: model.train() may be overridden by the user with side effects of its own.
         for module, _ in before:
             module.training = training and (dropout or not isinstance(module, _DROPOUT))
-        yield
+        for module, _ in rates:
+            module.dropout = 0.0
+        # Watching every call costs some percent on tiny models, so torch's own layers go without.
+        own = dropout or all(type(m).__module__.startswith(("torch.nn.", "torch._dynamo.")) for m, _ in before)
+        with nullcontext() if own else _NoDropout():
+            yield
     finally:
         for module, training_before in before:
             module.training = training_before
+        for module, rate in rates:
+            module.dropout = rate

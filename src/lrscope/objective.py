@@ -120,8 +120,9 @@ class Objective:
     (for losses that are means over examples; BatchNorm in train mode is the known exception).
 
     The model is left untouched: parameters, buffers, modes, ``.grad`` and random states are after every call
-    what they were before, also when the call raises. ``L`` is a deterministic function: dropout layers are off
-    and any other draw repeats, because each evaluation starts from the same seed.
+    what they were before, also when the call raises. ``L`` is a deterministic function: dropout is off, that of
+    layers, of attention and of calls to torch's functions alike, and any other draw (noise, stochastic depth)
+    repeats, because each evaluation starts from the same seed.
 
     Models are measured as they are trained: compiled, under autocast inside ``loss_fn``, with activation
     checkpointing, wrapped in ``DistributedDataParallel`` or sharded by ``fully_shard``. In the last two cases every
@@ -384,8 +385,8 @@ class Objective:
         total, squares = self.ranks.add(number, self._device), self.ranks.add(number**2, self._device)
         if squares * self.ranks.size != total**2:  # the same verdict on each process, so that none waits for another
             raise TaskError(
-                f"batches: {number} on this process, but {total:g} on all {self.ranks.size}; the processes go through "
-                "them together here, so give each of them the same number"
+                f"batches: {number} on this process, but {total:g} on all {self.ranks.size}; the processes go "
+                "through them together here, so give each of them the same number"
             )
 
     @contextmanager

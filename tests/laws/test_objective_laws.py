@@ -1,5 +1,6 @@
 """The objective is a function of theta, the same for any split of the data, and leaves everything as it was."""
 
+import copy
 import itertools
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import cases
 import lrscope as lrs
@@ -204,3 +207,55 @@ def test_batches_come_as_any_iterable_of_batches():
     one = objective_of("tuple")
     for batches in (one.batches, list(one.batches), iter(one.batches)):
         assert Objective(one.model, one.loss_fn, batches).loss() == one.loss()
+
+
+class _Dropping(nn.Module):
+    """Drops in every way but by a dropout layer, as far as it may."""
+
+    def __init__(self, again=None):
+        super().__init__()
+        self.again = again  # use_reentrant of activation checkpointing, None for none
+        self.recurrent = nn.LSTM(6, 8, 2, dropout=0.5)
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.5)
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        a, on = self.attention, self.training
+        y = self.recurrent(x[:, None])[0]
+        y = F.dropout(y, 0.5, on) + torch.dropout(y, p=0.5, train=on) + a(y, y, y)[0]
+        weights = (a.in_proj_weight, a.in_proj_bias, None, None, False, 0.5, a.out_proj.weight, a.out_proj.bias)
+        y = y + F.multi_head_attention_forward(y, y, y, 8, 2, *weights, on)[0]
+        q = y.transpose(0, 1)
+        q = q if self.again is None else checkpoint(self.late, q, use_reentrant=self.again)
+        return self.head(self.norm(self.late(q)[0]))
+
+    def late(self, q):
+        q = F.scaled_dot_product_attention(q, q, q, None, 0.5 * self.training)
+        return F.dropout(F.scaled_dot_product_attention(q, q, q, dropout_p=0.5 * self.training), 0.5, self.training)
+
+
+@pytest.mark.parametrize(("compiled", "again"), [(False, None), (True, None), (False, False), (False, True)])
+def test_whatever_drops_is_off_and_batch_statistics_are_not(compiled, again):
+    torch.manual_seed(0)
+    model = _Dropping(again).double()
+    x, y = torch.randn(8, 6, dtype=torch.float64), torch.randint(0, 3, (8,))
+    loss_fn = lambda m, b: F.cross_entropy(m(b[0]), b[1])  # noqa: E731
+    with torch.no_grad():  # the oracle: rates set to nothing by hand, BatchNorm alone in train mode
+        bare = copy.deepcopy(model).eval()
+        bare.norm.train()
+        expected = float(loss_fn(bare, (x, y)))
+    loss_fn(bare, (x, y)).backward()
+    slope = torch.cat([p.grad.flatten() for p in bare.parameters()])
+    with torch.no_grad():
+        assert float(loss_fn(model, (x, y))) != pytest.approx(expected, rel=1e-3)
+    objective = Objective(torch.compile(model, backend="eager") if compiled else model, loss_fn, [(x, y)])
+    theta = objective.point()
+    assert objective.loss() == pytest.approx(expected, rel=1e-12)
+    loss, grad = objective.loss_and_grad(theta)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert torch.allclose(grad, slope, rtol=1e-9, atol=1e-12)
+    with objective.undisturbed():  # draws nothing
+        before = torch.get_rng_state()
+        objective.batch_loss(theta, (x, y))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert (model.recurrent.dropout, model.attention.dropout) == (0.5, 0.5)

@@ -130,8 +130,7 @@ class _Block(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        # self.drop.training, not self.training: measuring code switches dropout layers off one by one.
-        dropout = self.dropout if self.drop.training else 0.0
+        dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         return y.transpose(1, 2).reshape(B, T, D)
 
