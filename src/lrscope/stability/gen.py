@@ -48,8 +48,10 @@ class Parabola:
 
     @property
     def bottom(self) -> float:
-        """Where it is lowest; ``nan`` where it has no lowest point ahead."""
-        return self.slope / self.curvature if self.curvature > 0 and self.slope > 0 else math.nan
+        """Where it is lowest; infinity where it goes down for ever, ``nan`` where it goes up from the start."""
+        if not self.slope > 0:
+            return math.nan
+        return self.slope / self.curvature if self.curvature > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class GeN(FeedbackSchedule):
 
     .. math:: \eta \leftarrow (1 - s)\,\eta + s\,\mathrm{clip}(\eta^*, \eta/2, 2\eta)
 
-    where the fit is good (:math:`a, b > 0`, R² above ``min_r_squared``), and is halved where it is not. The
-    optimizer's own step decides d, tried on a copy: any first-order one will do, and its moments do not move twice.
+    where the fit is good (R² above ``min_r_squared``) and goes down ahead (:math:`b > 0`; where it does not bend up,
+    :math:`\eta^*` is infinite), and is halved where not. The optimizer's own step decides d, tried on a copy: any
+    first-order one will do, and its moments do not move twice.
 
     ``ScheduledLR`` runs it, and :func:`lrscope.train` knows what to do. In a loop of your own call
     ``scheduler.observe(loss=..., measure_on=...)`` between ``loss.backward()`` (and clipping) and
@@ -116,8 +119,9 @@ class GeN(FeedbackSchedule):
     References:
         Bu and Xu, "GeN", 2024, arXiv 2407.02772, and the automatic learning rate of arXiv 2410.22086 in its authors'
         code: the parabola, the average, the factor of 2, the halving. Not theirs: the copy of the optimizer, five
-        points instead of three, the bounds, and that a schedule scales the update and not the average (where a scale
-        below 1/2 would be applied again at each measurement).
+        points instead of three, the bounds; that a schedule scales the update and not the average (where a scale
+        below 1/2 would be applied again at each measurement); and that a loss which goes down without bending up
+        raises the rate instead of halving it (else a rate so small that no bend can be resolved only gets smaller).
     """
 
     start: float
@@ -172,7 +176,7 @@ class GeN(FeedbackSchedule):
                 "observe(loss=loss, measure_on=lambda: lrs.Objective(model, loss_fn, [batch]))"
             )
         lr, best = state["lr"], float(observed["best_lr"])
-        found = math.isfinite(best)
+        found = not math.isnan(best)
         new = (1 - self.smoothing) * lr + self.smoothing * min(max(best, lr / 2), 2 * lr) if found else lr / 2
         return {
             "lr": min(max(new, self.low), self.high),

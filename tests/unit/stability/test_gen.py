@@ -81,9 +81,9 @@ def test_three_points_explain_everything_and_five_tell_a_parabola_from_a_kink():
 
 @pytest.mark.parametrize(
     ("losses", "bottom"),
-    [((0.9, 0.0, 1.0), math.nan), ((-1.0, 0.0, -2.0), math.nan), ((0.0, 0.0, 1.0), math.nan), ((1.0, 0, 0), 0.5)],
+    [((0.9, 0.0, 1.0), math.nan), ((-1.0, 0.0, -2.0), math.inf), ((0.0, 0.0, 1.0), math.nan), ((1.0, 0, 0), 0.5)],
 )
-def test_there_is_a_bottom_only_ahead_and_in_a_valley(losses, bottom):
+def test_the_bottom_is_ahead_or_beyond_all_bounds_or_nowhere(losses, bottom):
     assert Parabola.through(np.array([-1.0, 0.0, 1.0]), np.array(losses)).bottom == pytest.approx(bottom, nan_ok=True)
 
 
@@ -98,7 +98,8 @@ def follow(best, *, schedule=None, steps=1):
 
 
 @pytest.mark.parametrize(
-    ("best", "after"), [(1.5, 1.05), (100.0, 1.1), (0.1, 0.95), (math.nan, 0.5), (1.0, 1.0), (2.0, 1.1), (0.5, 0.95)]
+    ("best", "after"),
+    [(1.5, 1.05), (100.0, 1.1), (0.1, 0.95), (math.nan, 0.5), (math.inf, 1.1), (1.0, 1.0), (2.0, 1.1), (0.5, 0.95)],
 )
 def test_the_average_the_factor_of_two_and_the_halving(best, after):
     assert follow(best)[0] == pytest.approx(after, rel=1e-12)
@@ -171,6 +172,13 @@ def test_in_train_it_goes_on_to_the_bit(tmp_path, name):
         for column in ("loss", "lr"):
             assert resumed[column].value.tolist() == whole[column].value.tolist()
         assert resumed.cost.forwards == whole.cost.forwards
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_rate_so_small_that_no_bend_can_be_resolved_rises(name):
+    """In single precision the curvature along such a step is rounding; halving would never end."""
+    run = train(cases.TASKS["dict"](), name, GeN(1e-5, every=1, low=0.0), 30)
+    assert run["lr"].value[-1] > 5e-5
 
 
 def test_a_schedule_scales_the_update_and_not_the_rate_it_follows():
