@@ -64,11 +64,11 @@ FIXED = {
 LISTENING = {"catapult": 1.0, "catapult / 4": 0.25}
 PEAKS = {
     ("digits-mlp", "sgd"): range(-5, 4),
-    ("digits-mlp", "adamw"): range(-8, 1),
+    ("digits-mlp", "adamw"): range(-9, 2),
     ("digits-cnn", "sgd"): range(-3, 2),
-    ("digits-cnn", "adamw"): range(-7, -1),
-    ("topics", "sgd"): range(-4, 2),
-    ("topics", "adamw"): range(-9, -5),
+    ("digits-cnn", "adamw"): range(-7, 0),
+    ("topics", "sgd"): range(-5, 2),
+    ("topics", "adamw"): range(-10, -4),
 }
 """Exponents of 2: from below the best peak to beyond where runs fail."""
 
