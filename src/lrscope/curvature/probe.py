@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -13,6 +15,7 @@ from torch import Tensor
 from lrscope.curvature.hvp import DifferenceHessian, ExactHessian, ForwardHessian, Hessian
 from lrscope.curvature.point import require_finite
 from lrscope.errors import LrscopeWarning, MeasurementError
+from lrscope.linalg import without_autocast
 
 if TYPE_CHECKING:
     from lrscope.objective import Objective
@@ -41,6 +44,7 @@ class Probe:
         forward: Asymmetry of the product by forward over reverse, ``nan`` if it could not be computed; ``None``
             until it is needed, which is where the exact one fails or when asked for.
         forward_obstacle: Why there is none.
+        kink: An operation of the loss whose slope jumps (a ReLU, max pooling); empty if none was found.
     """
 
     exact: float
@@ -49,16 +53,32 @@ class Probe:
     widen: float = 1.0
     forward: float | None = None
     forward_obstacle: str = ""
+    kink: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether a product was nan or inf at this theta, which says nothing of other thetas."""
+        return _NOT_FINITE in self.obstacle or _UNEVEN in self.obstacle
+
+    @property
+    def check(self) -> Literal["exact", "forward", ""]:
+        """The method that is not a difference and works; empty if none is known to."""
+        return "" if _absent(self.exact) or self.exact > COARSE else "exact"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The method to use, its measured relative error, and one line that says why."""
+    """The method to use, its measured relative error, and one line that says why.
+
+    Attributes:
+        check: The method that can contradict a difference later in the run; empty if there is none.
+    """
 
     method: Literal["exact", "forward", "difference"]
     error: float
     why: str
     widen: float = 1.0
+    check: str = ""
 
     def at(self, objective: Objective, theta: Tensor, *, gradient: Tensor | None = None) -> Hessian:
         """The Hessian operator at ``theta``; it may be applied many times.
@@ -80,6 +100,7 @@ _PROBES: WeakKeyDictionary[Any, dict[tuple[torch.dtype, torch.device], Probe]] =
 """By loss and model (the same for all batches), and by what the vectors are."""
 
 
+@without_autocast
 def choose(
     objective: Objective, theta: Tensor, *, method: Method = "auto", purpose: Purpose = "solve", tol: float = 1e-2
 ) -> Choice:
@@ -87,17 +108,19 @@ def choose(
 
     A solve makes many products at one theta, where exact products with a reused graph are the cheaper ones;
     tracking makes one per theta, where a difference (2.0 gradients) is cheaper than graph and product (2.4 to 4.1).
-    The difference is taken only if its error is below ``tol / 10``: on networks with kinks (ReLU) in float32 it
-    often is not, because a finite step crosses kinks that the second derivative does not see. Where there is no
-    exact product, the difference steps in if it is that good; if not, forward over reverse (3.7 to 5.5) if it works.
+    The difference is taken only if its error is below ``tol / 10`` and the loss has no kink (ReLU, max pooling): a
+    finite step crosses kinks that the second derivative does not see, how many depends on theta and direction, and so
+    a probe at one theta says nothing of the next. Where there is no exact product, the difference steps in if it is
+    that good; if not, forward over reverse (3.7 to 5.5) if it works.
 
     An exact product may also be there and wrong: a custom autograd function whose backward pass hides operations
     from autograd has a second derivative that is not that of its own gradient. It is recognised by a difference that
     contradicts it while agreeing with itself at another step, and refused.
 
     The decision rests on errors and operation counts, never on timings, so it is the same in every run.
-    Cost: three or four products, once per loss and model, whatever the batches (``objective.on(batches)``); a few
-    more where the difference is coarse. ``method="exact"`` and ``"difference"`` probe as well, so that the error is
+    Cost: three or four products, once per loss and model, whatever the batches (``objective.on(batches)``), and again
+    where what was found is only true at one theta (products that are nan there); a few more where the difference is
+    coarse. ``method="exact"`` and ``"difference"`` probe as well, so that the error is
     always a measured one.
 
     Raises:
@@ -110,11 +133,13 @@ def choose(
     known = _PROBES.setdefault(getattr(objective, "family", objective), {})
     key = (theta.dtype, theta.device)
     found = known.get(key) or probe(objective, theta)
-    if found.forward is None and (method == "forward" or (_absent(found.exact) and found.difference > tol / 10)):
+    rough = found.kink or not found.difference <= tol / 10
+    if found.forward is None and (method == "forward" or (_absent(found.exact) and rough)):
         found = _with_forward(found, objective, theta)
     if _absent(found.exact) and _absent(found.difference):
         require_finite(objective, theta)  # if not here, then perhaps elsewhere: nothing to remember
-    known[key] = found
+    if not found.local:
+        known[key] = found
     if method == "exact" and _absent(found.exact):
         raise MeasurementError(f"no exact Hessian-vector product on this model: {found.obstacle}{_cure(found)}")
     if method == "forward" and _absent(found.forward):
@@ -124,7 +149,7 @@ def choose(
     if method == "difference" and _absent(found.difference):
         raise MeasurementError(f"no difference of gradients on this model: {found.obstacle}{_cure(found)}")
     choice = _auto(found, purpose, tol) if method == "auto" else Choice(method, getattr(found, method), "asked for")
-    choice = replace(choice, widen=found.widen)
+    choice = replace(choice, widen=found.widen, check=found.check)
     if choice.error > COARSE:
         warnings.warn(
             f"Hessian-vector products ({choice.method}) are off by {choice.error:.0%} on random vectors, so "
@@ -150,13 +175,16 @@ def _cure(found: Probe) -> str:
 
 def _auto(found: Probe, purpose: Purpose, tol: float) -> Choice:
     if _absent(found.exact):
-        if found.difference <= tol / 10 or (_absent(found.forward) and not _absent(found.difference)):
+        good = found.difference <= tol / 10 and not found.kink
+        if good or (_absent(found.forward) and not _absent(found.difference)):
             return Choice("difference", found.difference, f"no exact product ({found.obstacle})")
         if found.forward is not None and not _absent(found.forward):
             return Choice("forward", found.forward, f"no exact product ({found.obstacle}), difference is coarse")
         raise MeasurementError(f"no exact Hessian-vector product on this model: {found.obstacle}")
     if found.exact > COARSE and found.difference < found.exact:
         return Choice("difference", found.difference, f"exact product is not symmetric ({found.exact:.1g})")
+    if purpose == "track" and found.kink:
+        return Choice("exact", found.exact, f"a difference steps across the kinks of {found.kink}")
     if purpose == "track" and found.difference <= tol / 10:
         return Choice("difference", found.difference, "cheapest for one product per step")
     if purpose == "track":
@@ -177,7 +205,7 @@ def probe(objective: Objective, theta: Tensor) -> Probe:
         return _probe_difference(objective, theta, x, _reason(error))
     exact = _asymmetry(x, Hx, a, Ha)
     if _absent(exact):  # a root at 0, say: the gradient may be there all the same
-        return _probe_difference(objective, theta, x, "it has nan or inf entries")
+        return _probe_difference(objective, theta, x, _NOT_FINITE)
     try:
         D = DifferenceHessian(objective, theta)
         difference, widen = _relative(D @ a - Ha, Ha), 1.0
@@ -196,9 +224,18 @@ def probe(objective: Objective, theta: Tensor) -> Probe:
                     difference, widen = error, factor
     except (RuntimeError, NotImplementedError) as error:
         return Probe(exact, float("nan"), f"no gradient: {_reason(error)}")
-    return Probe(exact, difference, _UNEVEN if _absent(difference) else "", widen)
+    return Probe(exact, difference, _UNEVEN if _absent(difference) else "", widen, kink=_kink(objective, theta))
 
 
+def contradict(objective: Objective, theta: Tensor, error: float) -> None:
+    """Remember that the difference was off by ``error`` somewhere, whatever an earlier probe has found."""
+    known = _PROBES.setdefault(getattr(objective, "family", objective), {})
+    key = (theta.dtype, theta.device)
+    if key in known:
+        known[key] = replace(known[key], difference=max(error, known[key].difference))
+
+
+_NOT_FINITE = "it has nan or inf entries"
 _UNEVEN = "gradients a small step away from theta are nan or inf"
 
 
@@ -232,10 +269,10 @@ def _random(theta: Tensor) -> Tensor:
     return torch.randn(theta.shape, dtype=theta.dtype, device=theta.device, generator=generator)
 
 
-def _hidden(objective: Objective, theta: Tensor) -> str:
-    """Name of a function in the loss's graph whose backward pass was written in Python; empty if there is none."""
+def _nodes(objective: Objective, theta: Tensor) -> Iterator[Any]:
+    """The operations of the first batch's loss, from the last one back; cost: one forward pass."""
     if not hasattr(objective, "batch_loss"):
-        return ""
+        return
     with objective.differentiable():
         loss = objective.batch_loss(theta.detach().clone().requires_grad_(), objective.batches[0])
     nodes, seen = [loss.grad_fn], set()
@@ -243,11 +280,30 @@ def _hidden(objective: Objective, theta: Tensor) -> str:
         node = nodes.pop()
         if node is None or node in seen:
             continue
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            return type(node).__name__.removesuffix("Backward")
+        yield node
         seen.add(node)
         nodes.extend(parent for parent, _ in node.next_functions)
+
+
+def _hidden(objective: Objective, theta: Tensor) -> str:
+    """Name of a function in the loss's graph whose backward pass was written in Python; empty if there is none."""
+    for node in _nodes(objective, theta):
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return type(node).__name__.removesuffix("Backward")
     return ""
+
+
+KINKS = re.compile(
+    r"(LeakyRelu|Relu|Relu6|Rrelu\w*|Prelu\w*|Threshold|Hardtanh|Hardsigmoid|Hardshrink|Softshrink|Abs|Clamp\w*"
+    r"|L1Loss|Maximum|Minimum|Max|Min|Amax|Amin|\w*MaxPool\w*)Backward\d*"
+)
+"""Operations whose slope jumps, by torch's names of their backward passes."""
+
+
+def _kink(objective: Objective, theta: Tensor) -> str:
+    """Name of an operation in the loss's graph whose slope jumps; empty if there is none."""
+    found = (KINKS.fullmatch(type(node).__name__) for node in _nodes(objective, theta))
+    return next((match[1] for match in found if match), "")
 
 
 _HOLE = "the backward of an operation cannot be differentiated"
@@ -275,6 +331,7 @@ def _reason(error: Exception) -> str:
 def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: str) -> Probe:
     nan, best = float("nan"), Probe(float("nan"), float("inf"), obstacle)
     try:
+        kink = _kink(objective, theta)
         for widen in (1.0, *WIDER):
             D = DifferenceHessian(objective, theta, widen=widen)
             Dx = D @ x
@@ -286,7 +343,7 @@ def _probe_difference(objective: Objective, theta: Tensor, x: Tensor, obstacle: 
             if _absent(error):
                 return Probe(nan, nan, f"{obstacle}; nor by difference: {_UNEVEN}")
             if error < best.difference / 2:
-                best = Probe(nan, error, obstacle, widen)
+                best = Probe(nan, error, obstacle, widen, kink=kink)
             if best.difference <= DOUBTFUL:
                 break
             if widen == 1.0:

@@ -15,19 +15,22 @@ from lrscope.curvature.measurement import describe
 from lrscope.curvature.pace import Pace
 from lrscope.curvature.point import loss_and_grad
 from lrscope.curvature.precondition import is_adaptive, preconditioner, reference_lr, stability_threshold
-from lrscope.curvature.probe import Choice, Method, choose
+from lrscope.curvature.probe import Choice, Method, choose, contradict
 from lrscope.curvature.result import EigenResult
 from lrscope.curvature.scaling import scale_of, scaled
 from lrscope.errors import MeasurementError
-from lrscope.linalg import EigenTracker, working_dtype
+from lrscope.linalg import EigenPairs, EigenTracker, without_autocast, working_dtype
 from lrscope.objective import Objective, require_objective
-from lrscope.params import relative_rates
+from lrscope.params import groups_of, relative_rates
 from lrscope.records import Cost
 
 MEMORY_BYTES = 2**30
 """What remembered products may occupy by default."""
 GRADIENTS = {"difference": (2.0, 2.0), "exact": (3.3, 2.2), "forward": (4.0, 4.0)}
 """What the first product at a theta costs, and each further one, in gradients: measured means, see docs."""
+
+CHECK = 20
+"""Readings by difference between two checks by another product, at most."""
 
 
 class SharpnessTracker:
@@ -46,6 +49,11 @@ class SharpnessTracker:
     first solve bounds the probability (``risk``), later readings look at the runner-up every fifth step and at every
     surprise. On random moving matrices, with crossings and sudden swaps, the error was at most ``residual + tol *
     value`` in 99 of 100 readings. ``sharpness(objective)`` checks any single step with a bounded risk.
+
+    All this is as true as the products are. Where they are differences of gradients and another kind works, the first
+    reading, every 20th and each one that is surprisingly hard is checked by a product of that kind, at the theta it
+    was made at; if that contradicts it, the memory is dropped, the other kind takes over, and the reading is made
+    again.
 
     Args:
         objective: The loss whose sharpness is followed; its model is the one being trained. Its batches stay fixed
@@ -69,7 +77,7 @@ class SharpnessTracker:
     Raises:
         ValueError: ``count``, ``tol``, ``budget``, ``longest`` or ``memory`` out of range.
         TypeError: Not an :class:`~lrscope.objective.Objective`.
-        MeasurementError: An optimizer whose preconditioner is not known.
+        MeasurementError: An optimizer whose preconditioner is not known, or of another model.
     """
 
     def __init__(
@@ -103,6 +111,8 @@ class SharpnessTracker:
         self.objective = objective
         self.optimizer = optimizer
         self.adaptive = optimizer is not None and is_adaptive(optimizer)
+        if optimizer is not None:
+            _require_same_model(optimizer, objective)
         self.count = count
         self.tol = tol
         self.method: Method = method
@@ -111,6 +121,7 @@ class SharpnessTracker:
         self._pace = Pace(longest=longest, budget=budget)
         self._tracker = EigenTracker(count=count, tol=tol, memory=memory, seed=seed)
         self._choice: Choice | None = None
+        self._unchecked = CHECK  # readings since one was checked
 
     def step(self, lr: float | None = None, *, gradient: Tensor | None = None) -> EigenResult | None:
         """Once per training step: the sharpness if it is time to measure it, else ``None``.
@@ -147,7 +158,13 @@ class SharpnessTracker:
 
     def _price(self, gradient: Tensor | None) -> float:
         """Gradients that the cheapest reading costs."""
-        return self._gradients(self.count) + (self.adaptive and gradient is None)
+        check = self._check_price() if self._unchecked >= CHECK else 0.0
+        return self._gradients(self.count) + check + (self.adaptive and gradient is None)
+
+    def _check_price(self) -> float:
+        if self._choice is None or self._choice.method != "difference" or not self._choice.check:
+            return 0.0
+        return GRADIENTS[self._choice.check][0]
 
     def _affordable(self, gradient: Tensor | None) -> int | None:
         """Products that the budget pays for now, at least one for each eigenvalue; ``None`` without a budget."""
@@ -156,12 +173,14 @@ class SharpnessTracker:
         beyond = self._pace.account - self._price(gradient)
         return self.count + max(0, math.floor(beyond / (self._gradients(2) - self._gradients(1))))
 
+    @without_autocast
     def update(
         self,
         theta: Tensor | None = None,
         batches: Iterable[Any] | None = None,
         *,
         gradient: Tensor | None = None,
+        steps: int | None = None,
     ) -> EigenResult:
         """Sharpness now.
 
@@ -170,6 +189,8 @@ class SharpnessTracker:
             batches: Measure on these instead of the objective's own batches, this time.
             gradient: The gradient of the coming step, ``(P,)``, if it is at hand; only Adam's preconditioner needs
                 it, and computes it (one gradient) if it is not given.
+            steps: Training steps since the last reading; by default those that :meth:`step` was called for, or 1. Where
+                they are many, the runner-up is looked at every time.
 
         Returns:
             :class:`EigenResult`; ``converged`` says that the estimated error is at most ``tol``. A diverged run gives
@@ -200,14 +221,20 @@ class SharpnessTracker:
             self._choice = choose(self.objective, theta, method=self.method, purpose="track", tol=self.tol)
         scale = self._scale(objective, theta, gradient)
         matvec = scaled(self._choice.at(objective, theta), scale)
-        pairs = self._tracker.update(matvec, theta, most=most, steps=max(self._pace.elapsed, 1))
+        pairs = self._tracker.update(matvec, theta, most=most, steps=steps or max(self._pace.elapsed, 1))
+        finite = bool(torch.isfinite(pairs.values).all())
+        cut = most is not None and pairs.num_matvecs >= most and not pairs.converged
+        in_gradients = self._gradients(pairs.num_matvecs)
+        if finite and self._is_to_be_checked(pairs, cut):
+            in_gradients += self._check_price() if self.num_updates else 0.0  # the first reading is on no budget
+            pairs = self._checked(pairs, objective, theta, scale)
+            finite = bool(torch.isfinite(pairs.values).all())
         cost = replace(objective.spent - spent, seconds=time.perf_counter() - began)
-        in_gradients = self._gradients(pairs.num_matvecs) + cost.gradients
-        if not bool(torch.isfinite(pairs.values).all()):
+        in_gradients += cost.gradients
+        if not finite:
             return self._not_finite(theta, in_gradients)
         self.num_updates += 1
         self.num_matvecs += pairs.num_matvecs
-        cut = most is not None and pairs.num_matvecs >= most and not pairs.converged
         self._pace.read(pairs.values.tolist(), in_gradients, cut=cut)
         return EigenResult.of(
             pairs,
@@ -219,11 +246,50 @@ class SharpnessTracker:
             note=self._choice.why,
         )
 
+    def _is_to_be_checked(self, pairs: EigenPairs, cut: bool) -> bool:
+        if not self._check_price():
+            return False
+        due = self._unchecked >= CHECK
+        self._unchecked += 1
+        if pairs.converged or cut or due:
+            return due
+        self._unchecked = CHECK  # more products than ever are needed: no matrix behind them, perhaps
+        return self._pace.budget is None  # else at the next reading, which saves up for it
+
+    def _checked(self, pairs: EigenPairs, objective: Objective, theta: Tensor, scale: Tensor | None) -> EigenPairs:
+        """The reading, if a product of another kind keeps its promise; else another one, made by that kind.
+
+        The promise is that an eigenvalue lies within the residual of the quotient. One product; a new solve where it
+        is broken, which like the first one is on no budget.
+        """
+        choice = self._choice
+        assert choice is not None
+        assert choice.check
+        self._unchecked = 0
+        x, value, residual = pairs.vectors[:, 0], pairs.values[0], pairs.residuals[0]
+        other = scaled(replace(choice, method=choice.check).at(objective, theta), scale)
+        # The value is the corrected quotient, which may lie as far from the quotient as the residual is long.
+        beyond = float((other(x) - value * x).norm() - math.sqrt(2) * residual)
+        error = beyond / max(abs(float(value)), 1e-30)
+        pairs = replace(pairs, num_matvecs=pairs.num_matvecs + 1)
+        if error <= self.tol:
+            return pairs
+        contradict(self.objective, theta, error)
+        if self.method != "auto":
+            self._choice = replace(choice, error=max(choice.error, error))
+            return replace(pairs, converged=False)
+        self._choice = choose(self.objective, theta, purpose="track", tol=self.tol)
+        self._tracker = self._tracker.anew()
+        again = self._tracker.update(scaled(self._choice.at(objective, theta), scale), theta)
+        return replace(again, num_matvecs=pairs.num_matvecs + again.num_matvecs)
+
     def _scale(self, objective: Objective, theta: Tensor, gradient: Tensor | None) -> Tensor | None:
         """P^-1/2 of the coming step, ``None`` where all parameters move at one rate."""
         if self.optimizer is None:
             return None
-        if not self.adaptive and len(set(relative_rates(self.optimizer.param_groups))) == 1:
+        groups = self.optimizer.param_groups
+        climbs = any(group.get("maximize") for group in groups)  # refused by preconditioner()
+        if not self.adaptive and not climbs and len(set(relative_rates(groups))) == 1:
             return None
         return scale_of(preconditioner(self.optimizer, objective, gradient), theta)
 
@@ -251,6 +317,7 @@ class SharpnessTracker:
             "num_matvecs": self.num_matvecs,
             "size": self.objective.size,
             "choice": None if self._choice is None else asdict(self._choice),
+            "unchecked": self._unchecked,
             "pace": self._pace.state_dict(),
             "tracker": self._tracker.state_dict(),
         }
@@ -262,6 +329,8 @@ class SharpnessTracker:
             MeasurementError: The state belongs to a tracker or a model of another kind.
         """
         remedy = "; give no state, and the tracker begins with a solve of its own"
+        if not isinstance(state, Mapping):
+            raise MeasurementError(f"state: expected what state_dict() gave, got {type(state).__name__}{remedy}")
         missing = self.state_dict().keys() - state.keys()
         if missing:
             raise MeasurementError(
@@ -278,4 +347,14 @@ class SharpnessTracker:
             raise MeasurementError(f"{error}{remedy}") from error
         self.num_updates, self.num_matvecs = state["num_updates"], state["num_matvecs"]
         self._choice = None if state["choice"] is None else Choice(**state["choice"])
+        self._unchecked = state["unchecked"]
         self._pace.load_state_dict(state["pace"])
+
+
+def _require_same_model(optimizer: torch.optim.Optimizer, objective: Objective) -> None:
+    if not hasattr(objective, "layout"):
+        return
+    params = dict(objective.model.named_parameters())
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if any(id(params[name]) not in held for name in objective.layout.names):
+        groups_of(optimizer, objective.model)  # raises, and names them

@@ -3,7 +3,17 @@
 from lrscope.linalg.lanczos import lanczos
 from lrscope.linalg.lobpcg import lobpcg
 from lrscope.linalg.memory import ProductMemory
-from lrscope.linalg.pairs import EigenPairs, Inner, Matvec, Which, all_reduced, dot, orthonormalise, working_dtype
+from lrscope.linalg.pairs import (
+    EigenPairs,
+    Inner,
+    Matvec,
+    Which,
+    all_reduced,
+    dot,
+    orthonormalise,
+    without_autocast,
+    working_dtype,
+)
 from lrscope.linalg.power import power_iteration
 from lrscope.linalg.slq import Spectrum, slq
 from lrscope.linalg.trace import Estimate, hutch_pp, hutchinson, xtrace
@@ -27,6 +37,7 @@ __all__ = [
     "orthonormalise",
     "power_iteration",
     "slq",
+    "without_autocast",
     "working_dtype",
     "xtrace",
 ]

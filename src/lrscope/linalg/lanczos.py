@@ -9,9 +9,20 @@ import torch
 from torch import Tensor
 
 from lrscope.linalg.krylov import Krylov, wanted
-from lrscope.linalg.pairs import EigenPairs, Inner, Matvec, Which, dimension, dot, rank_of, working_dtype
+from lrscope.linalg.pairs import (
+    EigenPairs,
+    Inner,
+    Matvec,
+    Which,
+    dimension,
+    dot,
+    rank_of,
+    without_autocast,
+    working_dtype,
+)
 
 
+@without_autocast
 def lanczos(
     matvec: Matvec,
     start: Tensor,

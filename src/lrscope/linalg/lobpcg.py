@@ -17,10 +17,12 @@ from lrscope.linalg.pairs import (
     lengths,
     orthonormalise,
     small_eigh,
+    without_autocast,
     working_dtype,
 )
 
 
+@without_autocast
 def lobpcg(
     matvec: Matvec,
     start: Tensor,

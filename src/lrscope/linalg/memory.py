@@ -43,9 +43,9 @@ class ProductMemory:
         self.num_coordinates = num_coordinates
         self.decay = decay
         self.ridge = ridge
-        self.vectors = self.images = torch.empty(0, 0)
-        self.cross = torch.zeros(size, size, dtype=torch.float64)
-        self.gram = torch.zeros(size, size, dtype=torch.float64)
+        self.vectors = self.images = torch.empty(0, 0, device="cpu")
+        self.cross = torch.zeros(size, size, dtype=torch.float64, device="cpu")
+        self.gram = torch.zeros(size, size, dtype=torch.float64, device="cpu")
         self.places: list[Tensor] = []
         self.times: list[int] = []
         self._next = 0
@@ -74,9 +74,9 @@ class ProductMemory:
         self.gram[:n, row] = with_images[:, 1]
         return row
 
-    def to(self, device: torch.device) -> None:
-        """Where products are made from now on; a state that was loaded may come from elsewhere."""
-        self.vectors, self.images = self.vectors.to(device), self.images.to(device)
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Where and in what precision products are made from now on; a loaded state may come from elsewhere."""
+        self.vectors, self.images = self.vectors.to(device, dtype), self.images.to(device, dtype)
 
     def latest(self) -> list[int]:
         """The rows in use, the last product first."""
@@ -100,7 +100,7 @@ class ProductMemory:
         Cost: no product and no pass over long vectors; a dense solve in (1 + q) k (k + 1) / 2 unknowns.
         """
         n = len(self)
-        weights = self.decay ** torch.tensor([time - t for t in self.times], dtype=torch.float64)
+        weights = self.decay ** torch.tensor([time - t for t in self.times], dtype=torch.float64, device="cpu")
         # Inner products of float32 vectors say little about directions 10^4 times shorter than the longest.
         cut = 1e-9 if self.images.dtype == torch.float64 else 1e-8
         C = _dominant(self.gram[:n, :n], weights, self.rank, cut)
@@ -158,8 +158,8 @@ def _regress(x: Tensor, w: Tensor, z: Tensor, weights: Tensor, ridge: float) -> 
     if k == 0:
         return x.new_zeros(0, 0)
     scale = w.norm(dim=1).max()
-    rows, cols = torch.triu_indices(k, k)
-    entry = torch.arange(len(rows))
+    rows, cols = torch.triu_indices(k, k, device="cpu")
+    entry = torch.arange(len(rows), device="cpu")
     # (T x)_a = sum_b T_ab x_b, written as a linear function of the upper triangle of T
     design = x.new_zeros(num, k, len(rows))
     design[:, rows, entry] += x[:, cols]
@@ -169,7 +169,7 @@ def _regress(x: Tensor, w: Tensor, z: Tensor, weights: Tensor, ridge: float) -> 
     D = (design[:, :, None, :] * features[:, None, :, None]).reshape(num * k, -1)
     D = D * weights.sqrt().repeat_interleave(k)[:, None]
     b = (w / scale * weights.sqrt()[:, None]).reshape(-1)
-    penalty = torch.full((D.shape[1],), 30 * ridge, dtype=D.dtype)
+    penalty = torch.full((D.shape[1],), 30 * ridge, dtype=D.dtype, device="cpu")
     penalty[: len(rows)] = ridge
     entries = torch.linalg.solve(D.T @ D + torch.diag(penalty), D.T @ b)[: len(rows)]
     T = x.new_zeros(k, k)

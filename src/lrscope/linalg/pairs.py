@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ Inner = Callable[[Tensor, Tensor], Tensor]
 With vectors cut into shards, one per process, it is the product of the local shards summed over the processes, and
 every solver then runs unchanged on all of them in step: it looks at long vectors through this function only.
 """
+
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+"""Kinds of devices that have an autocast of their own."""
 
 Which = Literal["largest", "smallest", "magnitude"]
 """Algebraically largest, algebraically smallest (most negative), or largest in absolute value."""
@@ -44,6 +49,24 @@ class EigenPairs:
     num_matvecs: int
     converged: bool
     risk: float = math.nan
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``, outside of the autocast block it may be called in, since it would halve a solver's digits."""
+
+    @functools.wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as stack:
+            for kind in AUTOCAST:
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            return function(*args, **kwargs)
+
+    return alone
 
 
 def dot(X: Tensor, Y: Tensor) -> Tensor:
@@ -92,7 +115,7 @@ def small_eigh(T: Tensor, which: Which = "largest") -> tuple[Tensor, Tensor]:
     """Eigenvalues ``(M,)`` and vectors (columns) of a small matrix, the wanted ones first; float64 on the CPU."""
     small = T.cpu().double()  # eigh knows no half precision
     if not torch.isfinite(small).all():
-        return small.new_full((len(small),), torch.nan), torch.eye(len(small), dtype=small.dtype)
+        return small.new_full((len(small),), torch.nan), torch.eye(len(small), dtype=small.dtype, device="cpu")
     values, S = torch.linalg.eigh((small + small.T) / 2)
     order = rank_of(values, which).argsort(descending=True, stable=True)
     return values[order], S[:, order]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrscope.linalg.pairs import EigenPairs, Inner, Matvec, dot, lengths
+from lrscope.linalg.pairs import EigenPairs, Inner, Matvec, dot, lengths, without_autocast
 
 
+@without_autocast
 def power_iteration(
     matvec: Matvec,
     start: Tensor,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrscope.linalg.pairs import Inner, Matvec, dimension, dot, orthonormalise, small_eigh
+from lrscope.linalg.pairs import Inner, Matvec, dimension, dot, orthonormalise, small_eigh, without_autocast
 from lrscope.linalg.trace import Draws, Estimate, check_budget, estimate
 
 
@@ -87,6 +87,7 @@ class Spectrum:
         return 0.01 * (high - low if high - low > 1e-6 * size else size or 1.0)
 
 
+@without_autocast
 def slq(
     matvec: Matvec,
     like: Tensor,
@@ -143,7 +144,7 @@ def slq(
 
 
 def _gauss_rule(matvec: Matvec, v: Tensor, steps: int, inner: Inner) -> tuple[np.ndarray, np.ndarray]:
-    basis, T = v.new_empty(0, len(v)), torch.zeros(steps, steps, dtype=torch.float64)
+    basis, T = v.new_empty(0, len(v)), torch.zeros(steps, steps, dtype=torch.float64, device="cpu")
     image = v
     for j in range(steps):
         unit = orthonormalise(image, basis, inner)

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrscope.linalg.pairs import Inner, Matvec, dimension, dot, lengths, orthonormalise, working_dtype
+from lrscope.linalg.pairs import (
+    Inner,
+    Matvec,
+    dimension,
+    dot,
+    lengths,
+    orthonormalise,
+    without_autocast,
+    working_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Estimate:
         return f"{self.value:.5g} +- {self.stderr:.1g} (standard error), {self.num_matvecs} products"
 
 
+@without_autocast
 def hutchinson(
     matvec: Matvec,
     like: Tensor,
@@ -70,6 +80,7 @@ def hutchinson(
     return estimate((_form(matvec, draws.signs(), inner) for _ in range(num_matvecs)), num_matvecs)
 
 
+@without_autocast
 def hutch_pp(
     matvec: Matvec,
     like: Tensor,
@@ -126,6 +137,7 @@ def hutch_pp(
     return Estimate(exact + remainder.value, remainder.stderr, num_matvecs)
 
 
+@without_autocast
 def xtrace(
     matvec: Matvec,
     like: Tensor,
@@ -165,7 +177,7 @@ def xtrace(
     omega = omega * (size / inner(omega, omega).diagonal()).sqrt()[:, None]  # on the sphere of radius sqrt(P)
     # All that is kept beside Omega and Q are small matrices: R = Q'Y with Y = A Omega, T = Q'AQ, X = Q'Omega.
     Q, rank = torch.empty_like(omega), 0
-    R, T = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    R, T = torch.zeros(2, n, n, dtype=torch.float64, device="cpu")
     for i, w in enumerate(omega):
         y = _apply(matvec, w)
         if not _finite(y, inner):
@@ -210,7 +222,7 @@ class Draws:
 
 def estimate(samples: Iterable[float], num_matvecs: int) -> Estimate:
     """Mean and standard error of independent samples; ``nan`` for the error of a single one."""
-    values = torch.tensor(list(samples), dtype=torch.float64)
+    values = torch.tensor(list(samples), dtype=torch.float64, device="cpu")
     stderr = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Estimate(float(values.mean()), stderr, num_matvecs)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrscope.linalg.lanczos import lanczos
 from lrscope.linalg.memory import ProductMemory
-from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise, working_dtype
+from lrscope.linalg.pairs import EigenPairs, Matvec, orthonormalise, without_autocast, working_dtype
 
 EXPLORE = 5
 """Steps between looks at the runner-up, which could rise unseen; odd, so that they meet both phases of a swing."""
@@ -68,6 +68,11 @@ class EigenTracker:
         self._unseen = 0  # steps since the last look at the runner-up
         self._signs: Tensor | None = None
 
+    def anew(self) -> EigenTracker:
+        """One that follows the same eigenvalues and remembers nothing."""
+        return EigenTracker(count=self.count, tol=self.tol, memory=self.memory.size, seed=self.seed)
+
+    @without_autocast
     def update(self, matvec: Matvec, theta: Tensor, *, most: int | None = None, steps: int = 1) -> EigenPairs:
         """The largest eigenpairs at theta, ``(P,)``.
 
@@ -90,7 +95,7 @@ class EigenTracker:
             return self._first(matvec, theta)
         self.time += 1
         self._unseen += steps
-        self.memory.to(theta.device)
+        self.memory.to(theta.device, working_dtype(theta.dtype))
         k, place = self.count, self._place(theta)
         most = min(max(MOST, 5 * k) if most is None else max(most, k), self.memory.size - 1)
         vectors, predicted = self._leading(place)
@@ -128,8 +133,8 @@ class EigenTracker:
     def _place(self, theta: Tensor) -> Tensor:
         """A short vector whose distances are those of theta: blocks summed up with random signs, ``(SKETCH,)``."""
         if self._signs is None:
-            generator = torch.Generator().manual_seed(self.seed)
-            signs = 2 * torch.randint(0, 2, theta.shape, dtype=torch.int8, generator=generator) - 1
+            generator = torch.Generator(device="cpu").manual_seed(self.seed)
+            signs = 2 * torch.randint(0, 2, theta.shape, dtype=torch.int8, generator=generator, device="cpu") - 1
             self._signs = signs.to(theta.device)
         pad = -len(theta) % SKETCH
         signed = torch.nn.functional.pad(theta * self._signs, (0, pad))
@@ -185,7 +190,7 @@ class EigenTracker:
         C, T = memory.predict(place, self.time)
         K, n = C.shape
         inside = C @ memory.cross[rows, :n].T
-        frame, _ = torch.linalg.qr(torch.cat([inside, torch.eye(K, dtype=inside.dtype)], dim=1))
+        frame, _ = torch.linalg.qr(torch.cat([inside, torch.eye(K, dtype=inside.dtype, device="cpu")], dim=1))
         rest = frame[:, k:K]
         neighbours, S = torch.linalg.eigh(rest.T @ T @ rest)
         D = (rest @ S).T @ C  # the neighbours are the rows of D W, orthogonal to X
@@ -193,7 +198,7 @@ class EigenTracker:
         outside, E = torch.linalg.eigh((R @ R.T).double().cpu() - coupling.T @ coupling)
         lengths = outside.clamp(min=0).sqrt()
         m = len(neighbours)
-        M = torch.zeros(2 * k + m, 2 * k + m, dtype=torch.float64)
+        M = torch.zeros(2 * k + m, 2 * k + m, dtype=torch.float64, device="cpu")
         M[:k, :k] = torch.diag(quotients)
         M[k : k + m, :k] = coupling
         # A neighbour predicted far above what was just measured is a mistake of the prediction.

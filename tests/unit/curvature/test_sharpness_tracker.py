@@ -1,12 +1,14 @@
 """The tracker in a training loop."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from lrscope import Objective, SharpnessTracker, sharpness
 from lrscope.curvature import preconditioner
-from lrscope.errors import MeasurementError
+from lrscope.errors import LrscopeWarning, MeasurementError
 
 
 def mse(model, batch):
@@ -217,3 +219,102 @@ def test_wrong_use_is_refused():
     other = SharpnessTracker(Objective(nn.Linear(6, 3).double(), mse, objective.batches))
     with pytest.raises(MeasurementError, match="belongs to a model"):
         other.load_state_dict(SharpnessTracker(objective).state_dict())
+
+
+class _HiddenReLU(torch.autograd.Function):
+    """A ReLU that no name in the graph tells."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x * (x > 0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, _output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * (ctx.saved_tensors[0] > 0)
+
+
+class _Hidden(nn.Module):
+    def forward(self, x):
+        return _HiddenReLU.apply(x)
+
+
+@pytest.mark.parametrize("kink", [nn.ReLU, _Hidden])
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_small_networks_with_kinks_are_read_right_in_float32(kink, kind):
+    def ce(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    torch.manual_seed(0)
+    X, y = torch.randn(64, 8), torch.randint(0, 3, (64,))
+    model = nn.Sequential(nn.Linear(8, 16), kink(), nn.Linear(16, 3))
+    precise = copy.deepcopy(model).double()
+    objective, reference = Objective(model, ce, [(X, y)]), Objective(precise, ce, [(X.double(), y)])
+    sgd = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    optimizer = sgd if kind == "sgd" else torch.optim.Adam(model.parameters(), lr=0.01)
+    tracker, errors = SharpnessTracker(objective, optimizer), []
+    for now in range(61):
+        if now % 20 == 0:
+            value = tracker.update(steps=20).value
+            precise.load_state_dict(model.state_dict())
+            P = preconditioner(optimizer, objective).double()
+            errors.append(abs(value / sharpness(reference, preconditioner=P, method="exact", tol=1e-3).value - 1))
+        optimizer.zero_grad()
+        ce(model, (X, y)).backward()
+        optimizer.step()
+    # Readings far apart miss a few percent; those by differences of gradients were five to fifty times the value.
+    assert max(errors) < 0.1
+    assert SharpnessTracker(objective, optimizer).update().method == "exact"  # what was found is not forgotten
+
+
+def test_a_difference_that_was_asked_for_is_called_unconverged_where_it_is_contradicted():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    objective = Objective(model, mse, [(torch.randn(64, 8), torch.randn(64, 3))])
+    with torch.no_grad():
+        model[0].bias.zero_()  # and one input at 0: its kinks are at theta itself
+        objective.batches[0][0][:32] *= 1e-4
+    with pytest.warns(LrscopeWarning, match="off by"):
+        reading = SharpnessTracker(objective, method="difference").update()
+    assert (reading.method, reading.converged) == ("difference", False)
+    assert abs(reading.value / sharpness(objective, method="exact").value - 1) > 0.05
+    assert reading.error > 0.05
+
+
+def test_readings_are_the_same_under_autocast_and_with_another_default_device():
+    model, _ = problem()
+    model.float()
+    X = torch.randn(40, 6)
+    objective = Objective(model, mse, [(X, torch.sin(2 * X[:, :3]))])
+    plain = SharpnessTracker(objective, count=2)
+    expected = [plain.update().values for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        other = SharpnessTracker(objective, count=2)
+        found = [other.update().values for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_an_optimizer_of_another_model_or_one_that_climbs_is_refused():
+    model, objective = problem()
+    with pytest.raises(MeasurementError, match="does not hold"):
+        SharpnessTracker(objective, torch.optim.SGD(problem()[0].parameters(), lr=0.1))
+    with pytest.raises(MeasurementError, match="maximize"):
+        SharpnessTracker(objective, torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)).update()
+    with pytest.raises(MeasurementError, match="state_dict"):
+        SharpnessTracker(objective).load_state_dict(None)
+
+
+def test_a_probe_at_a_bad_point_is_not_held_against_the_model():
+    model = nn.Linear(6, 3)
+    nn.init.zeros_(model.weight)
+    X = torch.randn(20, 6)
+    objective = Objective(model, lambda m, b: mse(m, b) + m.weight.abs().pow(1.5).sum(), [(X, X[:, :3])])
+    assert sharpness(objective, max_matvecs=5).method == "difference"  # a root at 0: its second derivative is inf
+    with torch.no_grad():
+        model.weight.normal_()
+    assert sharpness(objective).method == "exact"
