@@ -204,7 +204,15 @@ def draw(figure: Figure, arms: dict[str, Arm], guess: float) -> None:
         peaks = np.array(arm.peaks) * 2 ** (0.05 * (i - len(arms) / 2))  # side by side, so that none hides another
         losses = np.array([arm.losses(peak) for peak in arm.peaks])
         shown = np.minimum(losses, top)
-        axes.plot(peaks, shown.mean(axis=1), color=shade, marker=marker, linestyle=dash, label=name, markersize=5)
+        axes.plot(
+            peaks,
+            np.minimum(losses.mean(axis=1), top),
+            color=shade,
+            marker=marker,
+            linestyle=dash,
+            label=name,
+            markersize=5,
+        )
         axes.vlines(peaks, shown.min(axis=1), shown.max(axis=1), color=shade, linewidth=0.8)
     axes.axhline(guess, color=colour("muted"), linewidth=0.8)
     for level, text in ((guess, "guessing "), (top, "beyond, or diverged ")):
