@@ -57,8 +57,21 @@ class FunctionalLoss:
         self.loss_fn = loss_fn
 
     def buffers(self) -> dict[str, Tensor]:
-        """Clones of the model's buffers (BatchNorm statistics and the like), by name."""
-        return {name: b.detach().clone() for name, b in self.model.named_buffers()}
+        """Clones of the model's buffers (BatchNorm statistics and the like), by name.
+
+        With them those of frozen parameters, which a forward pass may move (a teacher that averages its student),
+        unless they are more than the trainable ones: a pretrained model under adapters is not copied.
+        """
+        buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
+        frozen, trainable = {}, 0
+        for name, p in self.model.named_parameters():
+            if p.requires_grad:
+                trainable += p.numel()
+            else:
+                frozen[name] = p.detach()
+        if not frozen or sum(p.numel() for p in frozen.values()) > trainable or is_sharded(self.model):
+            return buffers
+        return buffers | {name: p.clone() for name, p in frozen.items()}
 
     def complete(self, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors given, and those of the model that are to be replaced as well."""
@@ -124,7 +137,8 @@ class Objective:
     layers, of attention and of calls to torch's functions alike, and any other draw (noise, stochastic depth)
     repeats, because each evaluation starts from the same seed.
 
-    Models are measured as they are trained: compiled, under autocast inside ``loss_fn``, with activation
+    Models are measured as they are trained: compiled, under autocast *inside* ``loss_fn`` (the caller's own autocast
+    is switched off, so that a number does not depend on where it is asked for), with activation
     checkpointing, wrapped in ``DistributedDataParallel`` or sharded by ``fully_shard``. In the last two cases every
     process gives its own batches and calls the same methods at the same theta; loss, gradient and products are
     those over the batches of all processes, equal on each. theta is the whole vector there, too.
@@ -132,7 +146,9 @@ class Objective:
     Args:
         model: Any module whose loss can be differentiated.
         loss_fn: ``loss_fn(model, batch)`` -> mean loss over the batch, shape ``()``.
-        batches: The batches L is the mean over, as a list or another iterable. Read once, here, and kept.
+        batches: The batches L is the mean over, as a list or another iterable. Read once, here, and kept. A list of
+            tensors is read as one batch each, unless they differ in dtype or number of dimensions over equally many
+            examples, as inputs and targets do.
         count: Number of examples in a batch.
         mode: ``"train"`` uses batch statistics where the model has BatchNorm, as training does; ``"eval"`` uses
             the running ones.
@@ -146,10 +162,11 @@ class Objective:
 
     Raises:
         TypeError: Of the model, the loss function or the batches; one batch alone must be wrapped, ``[batch]``.
-        TaskError: No trainable parameters or complex ones, no batches, a loss that is not a scalar, or a kind of
-            sharding that is not known.
-        MeasurementError: By methods: the loss has no gradient. What the model and the loss function raise themselves
-            comes from the methods as it is; the functions that measure put torch's errors into words.
+        TaskError: No trainable parameters or complex ones, no batches, a loss that is not a scalar, a loss that edits
+            its batch in place, or a kind of sharding that is not known.
+        MeasurementError: By methods: the loss has no gradient, or other parameters are trainable by now. What the
+            model and the loss function raise themselves comes from the methods as it is; the functions that measure
+            put torch's errors into words.
     """
 
     def __init__(
@@ -170,8 +187,8 @@ class Objective:
         if _is_one_batch(batches):
             raise TypeError(
                 f"batches: expected a list of batches, got a {type(batches).__name__}"
-                f"{' of tensors' if isinstance(batches, tuple) else ''}, which looks like one batch; wrap one batch: "
-                "[batch] (and several in a list)"
+                f"{' of tensors' if isinstance(batches, (tuple, list)) else ''}, which looks like one batch; wrap "
+                "one batch: [batch] (and several in a list)"
             )
         with isolated_rng(generators=generators_of(batches)):  # a loader shuffles on as if it had not been read
             self.batches: tuple[Batch, ...] = tuple(batches)
@@ -183,6 +200,8 @@ class Objective:
         self.count = count
         self.mode: Literal["train", "eval"] = mode
         self.layout = ParamLayout.of(self.model)
+        self._trainable = self.layout.names
+        self._met: set[int] = set()
         first = self.model.get_parameter(self.layout.names[0])
         if first.is_complex():
             raise TaskError(
@@ -214,6 +233,7 @@ class Objective:
 
     def point(self) -> Tensor:
         """The model's current theta, a new vector of shape ``(P,)``."""
+        self._require_same_parameters()
         return self.layout.point(self.model)
 
     def each(self) -> Iterator[Objective]:
@@ -325,7 +345,10 @@ class Objective:
         return self.at(theta, lambda: self._loss(batch))
 
     def _loss(self, batch: Batch) -> Tensor:
-        return checked(self.loss_fn(self.model, batch))
+        with _unedited(batch, new=id(batch) not in self._met) as given:
+            loss = checked(self.loss_fn(self.model, given))
+        self._met.add(id(batch))
+        return loss
 
     def _gradient(self, theta: Tensor) -> tuple[float, Tensor]:
         leaf = _leaf(theta)
@@ -391,10 +414,16 @@ class Objective:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """The model in this objective's mode and every evaluation's draws the same; all as before afterwards."""
+        """The model in this objective's mode and every evaluation's draws the same; all as before afterwards.
+
+        An autocast around it is off in here: one that belongs to the loss is entered by ``loss_fn`` itself.
+        """
         with ExitStack() as stack:
             if torch.is_inference_mode_enabled():  # its tensors cannot be differentiated
                 stack.enter_context(torch.inference_mode(False))
+            for kind in {"cpu", self._device.type}:
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
             stack.enter_context(isolated_rng(seed=0))
             stack.enter_context(mode_of(self.model, training=self.mode == "train", dropout=False))
             yield
@@ -405,12 +434,50 @@ class Objective:
         with self.undisturbed(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), eagerly():
             yield
 
+    def _require_same_parameters(self) -> None:
+        now = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        if tuple(now) != self._trainable:
+            changed = [n for n in (*self._trainable, *now) if (n in now) != (n in self._trainable)] or now or ["all"]
+            raise MeasurementError(
+                f"model: {changed[0]!r} was {'unfrozen' if changed[0] in now else 'frozen'} (or added, removed, or "
+                "moved) after the Objective was made, so theta is another vector by now; make a new Objective"
+            )
+
     def _check(self, theta: Tensor, name: str = "theta") -> None:
+        self._require_same_parameters()
         if not isinstance(theta, Tensor) or theta.shape != (self.size,):
             came = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
             raise ValueError(f"{name}: expected a tensor of shape ({self.size},), got {came}")
         if not theta.is_floating_point():
             raise ValueError(f"{name}: expected floating-point numbers, got {theta.dtype}")
+
+
+@contextmanager
+def _unedited(batch: Any, *, new: bool) -> Iterator[Any]:
+    """The batch in containers of its own, which may be emptied; its tensors are the user's and may not be edited.
+
+    Of a ``new`` batch copies are kept meanwhile, so that a loss that edits its batch is refused with nothing lost.
+
+    Raises:
+        TaskError: A tensor was edited in place.
+    """
+    leaves, structure = pytree.tree_flatten(batch)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_inference()]
+    versions = [tensor._version for tensor in tensors]
+    copies = [tensor.detach().clone() for tensor in tensors] if new else []
+    edited: list[int] = []
+    try:
+        yield pytree.tree_unflatten(leaves, structure)
+    finally:
+        edited += [i for i, (t, version) in enumerate(zip(tensors, versions, strict=True)) if t._version != version]
+        with torch.no_grad():
+            for i in edited if new else ():
+                tensors[i].copy_(copies[i])
+    if edited:
+        raise TaskError(
+            f"loss_fn: it, or the model, edits tensor {edited[0]} of the batch in place, so each evaluation is one "
+            "of other data; compute a new tensor (x = x * 0.9, not x *= 0.9), or clone the batch first"
+        )
 
 
 def checked(loss: Any) -> Tensor:
@@ -456,8 +523,13 @@ def _leaf(theta: Tensor) -> Tensor:
 
 
 def _is_one_batch(batches: Any) -> bool:
-    if isinstance(batches, tuple):
-        return len(batches) > 0 and all(isinstance(part, Tensor) for part in batches)
+    if isinstance(batches, (tuple, list)) and len(batches) > 0 and all(isinstance(part, Tensor) for part in batches):
+        if isinstance(batches, tuple):
+            return True
+        # What a DataLoader collates is a list. Equally many examples of another kind are inputs and their targets;
+        # of the same kind they may be batches.
+        kinds = {(part.dtype, part.ndim) for part in batches}
+        return len(kinds) > 1 and 0 not in {n for _, n in kinds} and len({len(part) for part in batches}) == 1
     return isinstance(batches, (Tensor, Mapping))
 
 

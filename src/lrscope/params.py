@@ -89,15 +89,17 @@ class ParamLayout:
             params[name].copy_(value)
 
 
-def groups_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Group]:
-    """The optimizer's group of every trainable parameter of ``model``, by name.
+def groups_of(
+    optimizer: torch.optim.Optimizer, model: nn.Module, names: Sequence[str] | None = None
+) -> dict[str, Group]:
+    """The optimizer's group of every trainable parameter of ``model``, or of those in ``names``, by name.
 
     Raises:
         MeasurementError: A trainable parameter is not in the optimizer.
     """
     home = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     params = dict(model.named_parameters())
-    names = ParamLayout.of(model).names
+    names = ParamLayout.of(model).names if names is None else names
     missing = [name for name in names if id(params[name]) not in home]
     if missing:
         raise MeasurementError(

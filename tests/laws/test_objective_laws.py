@@ -209,6 +209,88 @@ def test_batches_come_as_any_iterable_of_batches():
         assert Objective(one.model, one.loss_fn, batches).loss() == one.loss()
 
 
+@pytest.mark.parametrize("change", [lambda p: p.requires_grad_(False), lambda p: p.requires_grad_(True)])
+def test_other_trainable_parameters_than_at_first_are_another_theta(change):
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
+    model[0].weight.requires_grad_(not change(torch.ones(1)).requires_grad)
+    objective = Objective(model, _cross_entropy, [(torch.randn(8, 6), torch.zeros(8, dtype=torch.long))])
+    theta = objective.point()
+    change(model[0].weight)
+    optimizer = torch.optim.Adam(model.parameters())
+    for call in (
+        objective.point, objective.loss, lambda: objective.grad(theta), lambda: lrs.sharpness(objective),
+        lambda: lrs.curvature.preconditioned_sharpness(objective, optimizer),
+    ):  # fmt: skip
+        with pytest.raises(lrs.MeasurementError, match=r"'0\.weight' was (un)?frozen .* make a new Objective"):
+            call()
+    assert lrs.sharpness(objective.on(objective.batches)).converged
+
+
+class _Teacher(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = nn.Linear(6, 3), nn.Linear(6, 3).requires_grad_(False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.teacher.weight.lerp_(self.student.weight, 0.1)
+        return self.student(x) - self.teacher(x)
+
+
+def test_a_teacher_that_forward_moves_stands_still():
+    model = _Teacher()
+    objective = Objective(model, _cross_entropy, [(torch.randn(8, 6), torch.zeros(8, dtype=torch.long))])
+    before = everything(model)
+    assert objective.loss() == objective.loss() == objective.loss_and_grad(objective.point())[0]
+    lrs.sharpness(objective)
+    assert everything(model) == before
+
+
+def test_a_batch_is_not_changed_by_the_loss():
+    x, y = torch.randn(8, 6), torch.zeros(8, dtype=torch.long)
+    before, batch = x.clone(), {"x": x, "y": y}
+    model = nn.Linear(6, 3)
+    popping = Objective(model, lambda m, b: F.cross_entropy(m(b["x"]), b.pop("y")), [batch])
+    assert popping.loss() == popping.loss()
+    assert list(batch) == ["x", "y"]
+    editing = Objective(model, lambda m, b: _cross_entropy(m, (b["x"].mul_(0.9), b["y"])), [batch])
+    for call in (editing.loss, lambda: lrs.sharpness(editing)):
+        with pytest.raises(lrs.TaskError, match="edits tensor 0 of the batch in place"):
+            call()
+        assert torch.equal(x, before)
+
+
+def test_an_autocast_of_the_caller_does_not_count_but_one_inside_the_loss_does():
+    batches = [(torch.randn(8, 6), torch.zeros(8, dtype=torch.long))]
+    model = nn.Linear(6, 3)
+
+    def coarse(m, b):
+        with torch.autocast("cpu", torch.bfloat16):
+            return _cross_entropy(m, b)
+
+    plain, inside = Objective(model, _cross_entropy, batches), Objective(model, coarse, batches)
+    expected, theta = plain.loss(), plain.point()
+    grad = plain.grad(theta)
+    assert inside.loss() != expected
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain.loss() == expected
+        assert torch.equal(plain.grad(theta), grad)
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_a_collated_list_is_one_batch_where_its_kinds_say_so():
+    x, y = torch.randn(8, 6), torch.zeros(8, dtype=torch.long)
+    mean = lambda m, b: m(b).square().mean()  # noqa: E731
+    with pytest.raises(TypeError, match=r"list of tensors, which looks like one batch; wrap one batch: \[batch\]"):
+        Objective(nn.Linear(6, 3), mean, [x, y])
+    assert len(Objective(nn.Linear(6, 3), mean, [x, x + 1, x[:3]]).batches) == 3
+    assert len(Objective(nn.Linear(6, 3), _cross_entropy, [[x, y]]).batches) == 1
+
+
+def _cross_entropy(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
 class _Dropping(nn.Module):
     """Drops in every way but by a dropout layer, as far as it may."""
 

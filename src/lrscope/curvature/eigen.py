@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrscope.curvature.measurement import Measuring
 from lrscope.curvature.operators import LinearOperator
-from lrscope.curvature.point import loss_and_grad, point_of, vector
+from lrscope.curvature.point import integer, loss_and_grad, point_of, vector
 from lrscope.curvature.precondition import is_adaptive
 from lrscope.curvature.precondition import preconditioner as preconditioner_of
 from lrscope.curvature.probe import Method
@@ -90,16 +90,14 @@ def sharpness(
     if not hasattr(target, "__matmul__"):
         require_objective(target)
     size = target.size
-    if not isinstance(count, int) or not 1 <= count <= size:
-        raise ValueError(f"count: expected an integer from 1 to {size} (the number of parameters), got {count!r}")
-    if not (tol > 0 and tol < float("inf")):
+    count = integer("count", count, 1, size, " (the number of parameters)")
+    max_matvecs = integer("max_matvecs", max_matvecs, 1)
+    if not isinstance(tol, (int, float)) or not (tol > 0 and tol < float("inf")):
         raise ValueError(f"tol: expected a positive relative residual such as 1e-2, got {tol!r}")
     if not (isinstance(risk, (int, float)) and 0 < risk < 1):
         raise ValueError(f"risk: expected a probability between 0 and 1, got {risk!r}")
     if max_basis is not None and (not isinstance(max_basis, int) or max_basis < min(size, count + 2)):
         raise ValueError(f"max_basis: expected at least count + 2 = {count + 2} vectors or None, got {max_basis!r}")
-    if max_matvecs < 1:
-        raise ValueError(f"max_matvecs: expected at least 1, got {max_matvecs!r}")
     if start is not None:
         _check_start(start, size)
     at = Measuring(target, theta, preconditioner=preconditioner, method=method)

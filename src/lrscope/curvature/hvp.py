@@ -140,7 +140,12 @@ class ForwardHessian(_Derived):
         def along(v: Tensor) -> Tensor:
             return torch.func.jvp(gradient, (self.theta,), (v,))[1]
 
-        return along(v) if v.ndim == 1 else torch.func.vmap(along, randomness="same")(v)
+        try:
+            return along(v) if v.ndim == 1 else torch.func.vmap(along, randomness="same")(v)
+        except RuntimeError as error:
+            if "KeyboardInterrupt" in str(error):  # forward formulas are TorchScript, which wraps a Ctrl-C
+                raise KeyboardInterrupt from error
+            raise
 
 
 class DifferenceHessian(Hessian):

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lrscope.errors import MeasurementError
+from lrscope.errors import LrscopeError, MeasurementError
 
 if TYPE_CHECKING:
     from lrscope.objective import Objective
+
+
+def integer(name: str, value: Any, low: int, high: float = float("inf"), hint: str = "") -> int:
+    """``value`` if it is an integer, also one of NumPy's, in the range.
+
+    Raises:
+        ValueError: What came, and what is allowed.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not low <= number <= high:
+        allowed = f"of at least {low}" if high == float("inf") else f"from {low} to {high:.0f}"
+        raise ValueError(f"{name}: expected an integer {allowed}{hint}, got {value!r}")
+    return number
 
 
 def point_of(objective: Objective, theta: Tensor | None) -> Tensor:
@@ -56,6 +73,10 @@ def require_finite(objective: Objective, theta: Tensor) -> Tensor:
     return grad
 
 
+_TORCH = (RuntimeError, NotImplementedError, ValueError, IndexError)
+"""What torch raises where shapes, labels or devices do not fit."""
+
+
 def loss_and_grad(objective: Objective, theta: Tensor) -> tuple[float, Tensor]:
     """The objective's own, with torch's errors put in words; cost: one gradient.
 
@@ -64,7 +85,9 @@ def loss_and_grad(objective: Objective, theta: Tensor) -> tuple[float, Tensor]:
     """
     try:
         return objective.loss_and_grad(theta)
-    except (RuntimeError, NotImplementedError) as error:
+    except LrscopeError:
+        raise
+    except _TORCH as error:
         forward = _forward_error(objective, theta)
         what = "the loss has no gradient in theta, so neither its curvature nor a step can be measured"
         remedy = ""
@@ -89,6 +112,6 @@ def _forward_error(objective: Objective, theta: Tensor) -> Exception | None:
         with objective.undisturbed(), torch.enable_grad():
             for batch in objective.batches:
                 objective.batch_loss(theta.detach().clone().requires_grad_(), batch)
-    except (RuntimeError, NotImplementedError) as error:
+    except _TORCH as error:
         return error
     return None

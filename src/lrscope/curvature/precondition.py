@@ -74,13 +74,13 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
     AdamW's decoupled decay does not enter; Adam's ``weight_decay`` is part of g, as in the optimizer.
 
     Args:
-        optimizer: Holds every trainable parameter of ``objective.model``; parameters are matched by identity.
+        optimizer: Holds every parameter of ``objective.layout``; they are matched by identity.
         objective: Gives the parameter order (``objective.layout``) and, if needed, the gradient.
         gradient: The gradient of the coming step, shape ``(P,)``. By default that of ``objective`` at the model's
             current parameters; cost then: one gradient (none for SGD).
 
     Raises:
-        MeasurementError: A trainable parameter is not in the optimizer, the optimizer is of another kind, it
+        MeasurementError: A parameter of the objective is not in the optimizer, the optimizer is of another kind, it
             maximizes, or the ratios of its rates cannot be told.
 
     References:
@@ -88,7 +88,7 @@ def preconditioner(optimizer: torch.optim.Optimizer, objective: Objective, gradi
         root). Cohen et al., Adaptive gradient methods at the edge of stability, 2022, arXiv 2207.14484.
     """
     rule = _rule(optimizer)
-    groups = groups_of(optimizer, objective.model)
+    groups = groups_of(optimizer, objective.model, objective.layout.names)
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise MeasurementError("optimizer: maximize=True climbs the loss, so no step size is stable in this sense")
     rates = zip(optimizer.param_groups, relative_rates(optimizer.param_groups), strict=True)

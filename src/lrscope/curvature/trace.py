@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 from lrscope.curvature.measurement import Measurement, Measuring
 from lrscope.curvature.operators import LinearOperator
+from lrscope.curvature.point import integer
 from lrscope.curvature.probe import Method
 from lrscope.linalg import hutch_pp, hutchinson, xtrace
 
@@ -28,7 +31,7 @@ class TraceResult(Measurement):
         stderr: Its standard error over random vectors; 0 where it is exact.
         num_matvecs: Products spent on it.
         size: P; ``value / size`` is the mean eigenvalue.
-        estimator: Which one.
+        estimator: Which one; ``"exact"`` for a product with every coordinate, where P is no more than were allowed.
     """
 
     value: float
@@ -63,7 +66,7 @@ def trace(
         preconditioner: Positive diagonal of P, ``(P,)``: the trace of ``P^-1/2 H P^-1/2``.
         estimator: ``"xtrace"`` (most accurate; keeps ``num_matvecs`` vectors), ``"hutch++"`` (a third of them) or
             ``"hutchinson"`` (none; best without dominant eigenvalues); see :mod:`lrscope.linalg`.
-        num_matvecs: Products to spend.
+        num_matvecs: Products to spend; if P is no more, the trace is exact for P products.
         method: How products are made; see :func:`~lrscope.curvature.probe.choose`.
         seed: Of the random vectors; the global generators are not used.
 
@@ -82,9 +85,13 @@ def trace(
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator: expected 'xtrace', 'hutch++' or 'hutchinson', got {estimator!r}")
-    if num_matvecs < 6:
-        raise ValueError(f"num_matvecs: expected at least 6, so that an error can be told, got {num_matvecs!r}")
+    num_matvecs = integer("num_matvecs", num_matvecs, 6, hint=", so that an error can be told")
     at = Measuring(target, theta, preconditioner=preconditioner, method=method)
+    if num_matvecs >= at.size:  # near P products the estimators understate their errors, and P are enough
+        value = math.fsum(float(at.matvec(_unit(at.like, i))[i]) for i in range(at.size))
+        return TraceResult(
+            value=value, stderr=0.0, num_matvecs=at.size, size=at.size, estimator="exact", **at.account()
+        )
     found = ESTIMATORS[estimator](at.matvec, at.like, num_matvecs=num_matvecs, generator=at.generator(seed))
     return TraceResult(
         value=found.value,
@@ -94,3 +101,9 @@ def trace(
         estimator=estimator,
         **at.account(),
     )
+
+
+def _unit(like: Tensor, i: int) -> Tensor:
+    unit = torch.zeros_like(like)
+    unit[i] = 1
+    return unit
