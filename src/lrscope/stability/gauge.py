@@ -77,13 +77,16 @@ class StabilityGauge:
         groups_of(self.optimizer, objective.model)  # refuses an optimizer of another model
         self._before = Cost()
         self._begin()
-        if not self.known and (alarm is not None or cap is not None):
-            stability_threshold(self.optimizer, "late")  # raises, and says why
+        if alarm is not None or cap is not None:
+            stability_threshold(self.optimizer, "late")  # raises where it is not known, and says why
+            if any(group.get("maximize") for group in self.optimizer.param_groups):
+                raise MeasurementError("optimizer: maximize=True climbs the loss, so there is no limit to guard")
         self.alarm = None if alarm is None else Alarm(alarm)
         self.cap = None if cap is None else Cap(self.optimizer, cap)
         self.lr_used: float | None = None
         self._capped_at: tuple[int, int] | None = None  # first and last update of an episode
         self._failed = ""
+        self._converged = True  # the last reading
         self._wait = self._patience = 0
 
     def _begin(self) -> None:
@@ -101,8 +104,10 @@ class StabilityGauge:
     def step(self, step: int, event: Event, *, now: bool = False) -> dict[str, float | None] | None:
         """Once per update, before it: the columns of a reading if one is due, else ``None``.
 
-        What cannot be measured is noted by ``event`` and is no error: no reason to stop a training. A cap is set for
-        the coming update, an alarm goes off as a warning and an event.
+        What cannot be measured is noted by ``event`` and is no error, whatever the model or the loss function raised:
+        no reason to stop a training. So is a reading that did not converge: it has no ``stable_lr`` and no
+        ``headroom``, and an alarm does not count it; a cap takes it with its residual, to be on the safe side. A cap
+        is set for the coming update, an alarm goes off as a warning and an event.
 
         Args:
             step: Number of the coming update.
@@ -115,13 +120,17 @@ class StabilityGauge:
         if self._due(step) or now:
             try:
                 self._follow(event)
-                row = self._paced() if self.every == "auto" and not now else self.read()
+                row = self._paced(event) if self.every == "auto" and not now else self.read(event)
                 self._failed, self._patience = "", 0
-            except MeasurementError as error:
+            except Warning:  # made an error by whoever wants it to be one
+                raise
+            except Exception as error:
                 row = {}
-                if str(error) != self._failed:
-                    event("sharpness not measured", reason=str(error))
-                self._failed = str(error)
+                reason = str(error) if isinstance(error, MeasurementError) else f"{type(error).__name__}: {error}"
+                reason = (reason.strip().splitlines() or [""])[0]
+                if reason != self._failed:
+                    event("sharpness not measured", reason=reason)
+                self._failed = reason
                 self._patience = min(2 * self._patience + 1, _LONGEST_WAIT)
                 self._wait = self._patience
         if self.alarm is not None and row and row.get("headroom") is not None:
@@ -133,30 +142,37 @@ class StabilityGauge:
         self._tell_of_cap(step, event)
         return row
 
-    def read(self) -> dict[str, float | None]:
+    def read(self, event: Event | None = None) -> dict[str, float | None]:
         """Columns ``sharpness``, ``sharpness_residual``, ``stable_lr`` and ``headroom``, measured now.
 
-        They are those of the coming update: at the rate that the cap allows it, and before the first one with the
-        threshold of a momentum that has nothing to build on. Cost: about two gradients, more at the first reading.
+        The last two only where the reading converged. They are those of the coming update: at the rate that the cap
+        allows it, and before the first one with the threshold of a momentum that has nothing to build on. Cost: about
+        two gradients, more at the first reading.
 
         Raises:
             MeasurementError: The sharpness cannot be measured on this model, or at these rates.
         """
-        return self._row(self.tracker.update())
+        return self._row(self.tracker.update(steps=None if self.every == "auto" else self.every), event)
 
-    def _paced(self) -> dict[str, float | None] | None:
+    def _paced(self, event: Event) -> dict[str, float | None] | None:
         top = self.tracker.step(self._lr() if self.known else None)
-        return None if top is None else self._row(top)
+        return None if top is None else self._row(top, event)
 
-    def _row(self, top: EigenResult) -> dict[str, float | None]:
+    def _row(self, top: EigenResult, event: Event | None = None) -> dict[str, float | None]:
         row: dict[str, float | None] = {"sharpness": top.value, "sharpness_residual": top.residual}
+        measured = top.value == top.value
+        was, self._converged = self._converged, top.converged or not measured
+        if was and not self._converged and event is not None:
+            event("sharpness not converged", sharpness=top.value, residual=top.residual, products=top.num_matvecs)
         if not self.known:
             return row
         threshold = self._threshold()
-        row["stable_lr"] = threshold / top.value if top.value > 0 else None
-        if self.cap is not None and top.value == top.value:  # of nothing measured nothing follows
+        if self.cap is not None and measured:  # of nothing measured nothing follows
             most = top.value + top.residual
             self.cap.stable_lr = threshold / most if most > 0 else None
+        if not self._converged:
+            return row
+        row["stable_lr"] = threshold / top.value if top.value > 0 else None
         row["headroom"] = headroom(self._lr(), top, threshold)
         return row
 
@@ -225,17 +241,21 @@ class StabilityGauge:
             "alarm": None if self.alarm is None else self.alarm.state_dict(),
             "cap": None if self.cap is None else self.cap.state_dict() | {"episode": self._capped_at},
             "failed": [self._failed, self._patience, self._wait],
+            "converged": self._converged,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; an alarm or a cap that is new in this run begins with it.
 
         Raises:
-            MeasurementError: It belongs to another model.
+            MeasurementError: It belongs to another model, or is no such state.
         """
+        if not isinstance(state, Mapping) or not {"tracker", "cost", "alarm", "cap", "failed"} <= state.keys():
+            raise MeasurementError("state: expected what state_dict() of the same class gave beside the checkpoint")
         self.tracker.load_state_dict(state["tracker"])
         self._before = Cost(**state["cost"])
         self._failed, self._patience, self._wait = state["failed"]
+        self._converged = state.get("converged", True)
         if self.alarm is not None and state["alarm"] is not None:
             self.alarm.load_state_dict(state["alarm"])
         if self.cap is not None and state["cap"] is not None:

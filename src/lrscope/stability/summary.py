@@ -17,7 +17,7 @@ def summary(run: Run, gauge: StabilityGauge, share: float = math.nan) -> str:
         gauge: What took its readings.
         share: Of the time, spent on readings; ``nan`` if unknown.
     """
-    said = [_standing(run)]
+    said = [_standing(run, gauge)]
     if run.status == "diverged":
         at = next((e.step for e in run.events if e.kind == "diverged"), run.steps_done)
         said.insert(0, f"diverged at step {at}")
@@ -28,18 +28,24 @@ def summary(run: Run, gauge: StabilityGauge, share: float = math.nan) -> str:
             worst = max(catapults, key=lambda c: c.ratio)
             many = f"{len(catapults)} catapults, the largest" if len(catapults) > 1 else "a catapult,"
             said.append(f"{many} x{worst.ratio:.2g} at step {worst.peak}")
+    if gauge.known and (many := sum("sharpness" in row and "headroom" not in row for row in run.rows)):
+        said.append(f"{_count(many, 'reading')} did not converge")
     if gauge.cap is not None and gauge.cap.num_updates:
         said.append(
-            f"the cap lowered the rate at {gauge.cap.num_updates:,} updates, at most to {gauge.cap.lowest:.2g} of "
-            "the schedule's"
+            f"the cap lowered the rate at {_count(gauge.cap.num_updates, 'update')}, at most to "
+            f"{gauge.cap.lowest:.2g} of the schedule's"
         )
     if math.isfinite(share):
         said.append(f"readings took {share:.1%} of the time")
     return "; ".join(said)
 
 
-def _standing(run: Run) -> str:
+def _standing(run: Run, gauge: StabilityGauge) -> str:
     if "headroom" not in run.columns:
+        if "sharpness" in run.columns and gauge.known:
+            return (
+                f"sharpness is {run['sharpness'].value[-1]:.4g} or so, not converged, so there is no headroom reading"
+            )
         if "sharpness" in run.columns:
             return f"sharpness is {run['sharpness'].value[-1]:.4g}, of an optimizer whose limit is not known"
         reasons = [e.detail["reason"] for e in run.events if e.kind == "sharpness not measured"]
@@ -53,7 +59,13 @@ def _standing(run: Run) -> str:
     else:
         text = f"the learning rate {lr:.3g} now uses {_share(now)} what curvature allows ({stable:.3g})"
     text += f"; at most {_share(float(use.max())).removesuffix(' of')}, at step {steps[use.argmax()]}"
-    return text + (f", and more than it at {over} of {len(use)} readings" if over else f"; {len(use)} readings")
+    return text + (
+        f", and more than it at {over} of {len(use)} readings" if over else f"; {_count(len(use), 'reading')}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _share(headroom: float) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrscope.errors import LrscopeWarning, MeasurementError
 from lrscope.objective import Objective
 from lrscope.optimizers import group_rates
 from lrscope.optimizers.announce import announce
@@ -19,6 +22,9 @@ from lrscope.records import Logger, Run, RunWriter
 from lrscope.records.run import Status
 from lrscope.stability.gauge import BUDGET, Every, StabilityGauge
 from lrscope.stability.summary import summary
+
+IDLE = 20
+"""Calls of ``Watch.step`` without an update of its optimizer after which to say so."""
 
 
 class Watch:
@@ -94,13 +100,17 @@ class Watch:
         self._lost = append  # where it goes on, until the state says
         self._status: Status = "finished"
         self._closed = False
+        self._idle = 0  # calls of step() in a row without an update of the watched optimizer
+        self._watch_updates()
+        self._first: dict[str, float | None] | None = None  # the cap's reading before the first update
         self._seconds = [0.0, 0.0]  # of readings; of everything since the first update
         self._began = time.monotonic()
         self.steps = 0
         if cap is not None and not append:
             try:
-                self._measure(now=True)
+                self._first = self._measure(now=True)
             except BaseException:
+                self._hook.remove()
                 self._gauge.close()  # else the cap would stay on the optimizer as long as the traceback lives
                 raise
 
@@ -129,7 +139,9 @@ class Watch:
             elif self._status != "diverged":
                 self._status = "diverged"
                 self._writer.event(self.steps, "diverged")
+        self._note_update()
         reading = None if self._status == "diverged" else self._measure()
+        reading, self._first = self._first if reading is None else reading, None
         row |= {k: v for k, v in (reading or {}).items() if v is not None and math.isfinite(v)}
         if self._gauge.lr_used is not None:
             row["lr_used"] = self._gauge.lr_used
@@ -141,6 +153,27 @@ class Watch:
         if self.on_reading is not None:
             self.on_reading(row)
         return row
+
+    def _watch_updates(self) -> None:
+        me = weakref.ref(self)
+
+        def updated(*_: Any) -> None:
+            if (watch := me()) is not None:
+                watch._idle = -1
+
+        self._hook = self._optimizer.register_step_post_hook(updated)
+        weakref.finalize(self, self._hook.remove)
+
+    def _note_update(self) -> None:
+        """Say once that another optimizer trains the model; a scaler may leave out a few updates in a row."""
+        self._idle += 1
+        if self._idle == IDLE:
+            text = (
+                f"Watch.step: the watched {type(self._optimizer).__name__} made no update in {IDLE} calls, so "
+                "learning rate and headroom may be those of one that no longer trains; watch the one that does"
+            )
+            self._event("no updates", text=text)
+            warnings.warn(text, LrscopeWarning, stacklevel=3)
 
     def _measure(self, *, now: bool = False) -> dict[str, float | None] | None:
         began = time.monotonic()
@@ -172,6 +205,7 @@ class Watch:
         if not self._closed:
             self._closed = True
             self._gauge.close()
+            self._hook.remove()
             self._writer.end(self._status, self._gauge.cost)
             announce(f"lrscope: {self}")
 
@@ -183,8 +217,15 @@ class Watch:
         """Go on as if never interrupted; rows of the record that came after the state are forgotten.
 
         Raises:
-            MeasurementError: The state belongs to another model.
+            MeasurementError: The state belongs to another model, or is none of a watch.
+            ValueError: The watch was closed.
         """
+        if self._closed:
+            raise ValueError(
+                "Watch.load_state_dict: this watch was closed and its record has its end; make a new one"
+            )
+        if not isinstance(state, Mapping) or not {"steps", "diverged", "gauge"} <= state.keys():
+            raise MeasurementError("state: expected what Watch.state_dict() gave beside the model's checkpoint")
         self._gauge.load_state_dict(state["gauge"])
         self.steps = state["steps"]
         self._status = "diverged" if state["diverged"] else "finished"

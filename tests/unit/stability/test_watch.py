@@ -1,5 +1,6 @@
 """The watch over a user's own loop, its record, and the probe of the loop that lrscope runs."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 import cases
 import lrscope as lrs
+from lrscope.errors import LrscopeWarning, MeasurementError
 from lrscope.records import Run
 from lrscope.schedules import Constant
 from lrscope.stability import SharpnessProbe, StabilityGauge, Watch
@@ -134,3 +136,104 @@ def test_a_model_in_bfloat16_is_probed_while_it_trains():
     wide = lrs.sharpness(cases.TASKS["tuple"](dtype=torch.float64).objective()).value
     assert run["sharpness"].value[0] == pytest.approx(wide, rel=0.1)
     assert run["headroom"].value[0] > 0
+
+
+def trained(watch, optimizer, updates):
+    for _ in range(updates):
+        optimizer.step()
+        watch.step(1.0)
+
+
+def test_a_reading_that_did_not_converge_gives_no_headroom_and_is_said(monkeypatch):
+    objective, optimizer = problem()
+    watch = Watch(objective, optimizer, every=1, alarm=1, cap=1e-9)
+    update = watch._gauge.tracker.update
+    # A reading of which the products have contradicted themselves.
+    monkeypatch.setattr(watch._gauge.tracker, "update", lambda **k: dataclasses.replace(update(**k), converged=False))
+    optimizer.step()
+    row = watch.step(1.0)
+    assert {"sharpness", "sharpness_residual"} <= row.keys()
+    assert not {"headroom", "stable_lr"} & row.keys()
+    assert row["lr_used"] < row["lr"]  # the cap stays on the safe side
+    optimizer.step()
+    watch.step(1.0)
+    events = [event.kind for event in watch.run().events]
+    assert events.count("sharpness not converged") == 1
+    assert "headroom above 1" not in events
+    assert "2 readings did not converge" in str(watch)
+    assert "so there is no headroom reading" in str(watch)
+
+
+def test_whatever_a_reading_raises_does_not_stop_a_training():
+    objective, optimizer = problem()
+    trouble = [None]
+    loss_fn = objective.loss_fn
+
+    def sometimes(model, batch):
+        if trouble[0] is not None:
+            raise trouble[0]
+        return loss_fn(model, batch)
+
+    objective = lrs.Objective(objective.model, sometimes, objective.batches)
+    watch = Watch(objective, optimizer, every=1)
+    trained(watch, optimizer, 1)
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), KeyError("labels"), ValueError("shape\nof it")):
+        trouble[0] = error
+        trained(watch, optimizer, 2)
+    trouble[0] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        trained(watch, optimizer, 1)
+    reasons = [event.detail["reason"] for event in watch.run().events if event.kind == "sharpness not measured"]
+    assert len(reasons) == 3
+    assert "CUDA out of memory" in reasons[0]
+    assert "shape" in reasons[2]
+    assert "\n" not in "".join(reasons)
+
+
+def test_an_optimizer_that_was_replaced_is_noticed_once():
+    objective, optimizer = problem()
+    watch = Watch(objective, optimizer, every=1000)
+    trained(watch, optimizer, 30)
+    for _ in range(19):  # as many as a gradient scaler may leave out
+        watch.step(1.0)
+    trained(watch, optimizer, 1)
+    other = torch.optim.SGD(objective.model.parameters(), lr=5.0)
+    with pytest.warns(LrscopeWarning, match=r"SGD made no update in 20 calls") as caught:
+        trained(watch, other, 45)
+    assert len(caught) == 1
+    assert [event.kind for event in watch.run().events] == ["no updates"]
+    hooks = len(optimizer._optimizer_step_post_hooks)
+    watch.close()
+    assert len(optimizer._optimizer_step_post_hooks) == hooks - 1
+
+
+def test_an_optimizer_that_climbs_has_no_headroom():
+    objective, _ = problem()
+    optimizer = torch.optim.SGD(objective.model.parameters(), lr=0.1, maximize=True)
+    with pytest.raises(MeasurementError, match="maximize"):
+        Watch(objective, optimizer, cap=1.0)
+    watch = Watch(objective, optimizer, every=1)
+    assert "headroom" not in watch.step(1.0)
+    assert "maximize" in watch.run().events[0].detail["reason"]
+
+
+def test_the_reading_before_the_first_update_is_in_the_first_row():
+    objective, optimizer = problem()
+    watch = Watch(objective, optimizer, every="auto", cap=1.0)
+    trained(watch, optimizer, 2)
+    assert "headroom" in watch.run().rows[0]
+    assert "1 reading" in str(watch)
+    assert "1 readings" not in str(watch)
+
+
+def test_a_state_of_another_kind_is_refused():
+    watch = Watch(*problem())
+    for state in (watch._gauge.tracker.state_dict(), watch._gauge.state_dict(), None):
+        with pytest.raises(MeasurementError, match=r"expected what Watch\.state_dict"):
+            watch.load_state_dict(state)
+    with pytest.raises(MeasurementError, match="expected what state_dict"):
+        watch._gauge.load_state_dict(watch._gauge.tracker.state_dict())
+    state = watch.state_dict()
+    watch.close()
+    with pytest.raises(ValueError, match="was closed"):
+        watch.load_state_dict(state)
