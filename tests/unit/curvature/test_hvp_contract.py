@@ -325,6 +325,17 @@ def test_a_loss_that_is_another_one_each_time_is_refused():
         sharpness(objective)
 
 
+def test_an_interrupt_that_torchscript_wraps_is_an_interrupt():
+    def loss_fn(model, batch):
+        raise RuntimeError("The following operation failed in the TorchScript interpreter.\nKeyboardInterrupt: ")
+
+    objective = problem(loss_fn=loss_fn)
+    H = ForwardHessian(objective, objective.point())
+    for v in (direction(objective), direction(objective)[:, None].repeat(1, 2)):
+        with pytest.raises(KeyboardInterrupt):
+            H @ v
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_dropout_by_layer_is_off_and_by_function_repeats(method):
     def functional(model, batch):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lrscope import Objective
-from lrscope.curvature import headroom, preconditioner, reference_lr, sharpness, stability_threshold
+from lrscope.curvature import block, headroom, preconditioner, reference_lr, sharpness, stability_threshold
 from lrscope.errors import MeasurementError
 
 DOUBLE = torch.float64
@@ -67,6 +67,16 @@ def test_sgd_has_ones_and_needs_no_gradient():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     assert (preconditioner(optimizer, objective) == 1).all()
     assert objective.spent.gradients == 0
+
+
+def test_an_optimizer_of_a_block_is_enough_for_the_block():
+    model, objective = small()[:2]
+    last = [n for n, _ in model.named_parameters()][-1]
+    optimizer = torch.optim.AdamW([model.get_parameter(last)])
+    part = block(objective, last)
+    assert preconditioner(optimizer, part).shape == (part.size,)
+    with pytest.raises(MeasurementError, match="does not hold the trainable parameter"):
+        preconditioner(optimizer, objective)
 
 
 def test_groups_of_different_rates_are_absorbed_in_the_models_order():

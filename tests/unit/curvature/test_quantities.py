@@ -35,6 +35,26 @@ def cross_entropy(model, batch):
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
+def test_with_a_product_per_parameter_the_trace_is_exact():
+    A = torch.diag(torch.arange(8.0, dtype=DOUBLE)) + randn(8, 8) * 0.1
+    objective = Objective(nn.Linear(8, 1, bias=False).double(), lambda m, x: m(x).square().sum() / 2, [A])
+    for estimator in ("xtrace", "hutch++", "hutchinson"):
+        found = trace(objective, estimator=estimator, num_matvecs=np.int64(8))
+        assert found.value == pytest.approx(float((A.T @ A).trace()), rel=1e-12)
+        assert (found.stderr, found.num_matvecs, found.estimator) == (0.0, 8, "exact")
+        assert trace(objective, estimator=estimator, num_matvecs=7).estimator == estimator
+    with pytest.raises(ValueError, match="num_matvecs"):
+        trace(objective, num_matvecs=30.5)
+
+
+def test_batches_that_do_not_fit_are_named_by_torchs_words():
+    objective = problem()
+    (x, y), *_ = objective.batches
+    for bad in ((x, y[:5]), (x, y + 100)):
+        with pytest.raises(MeasurementError, match="the loss cannot be computed: .*batch"):
+            trace(objective.on([bad]))
+
+
 def problem(num_batches=1, num=24, width=6):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3)).double()
