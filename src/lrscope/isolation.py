@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,13 +143,22 @@ class _NoDropout(TorchFunctionMode):
             torch.autograd.has_torch_function = before  # type: ignore[attr-defined]
 
 
+def without_dropout(model: nn.Module) -> AbstractContextManager[Any]:
+    """Calls to torch's dropout and attention functions drop nothing in the block, also in backward passes.
+
+    Masks that a model makes by itself (stochastic depth, ``bernoulli_``) are still drawn. Each call is watched, which
+    takes some microseconds; a model made of torch's own layers, for which :func:`mode_of` is enough, goes without.
+    """
+    own = all(type(m).__module__.startswith(("torch.nn.", "torch._dynamo.")) for m in model.modules())
+    return nullcontext() if own else _NoDropout()
+
+
 @contextmanager
 def mode_of(model: nn.Module, *, training: bool, dropout: bool = True) -> Iterator[None]:
     """Put ``model`` into train or eval mode for a block; every module gets its own flag back afterwards.
 
-    With ``dropout=False`` nothing is dropped, whatever ``training`` says: dropout layers stay in eval mode, the rates
-    of attention and recurrent layers are 0, and so are those of calls to torch's dropout and attention functions
-    in any other module. Masks that a model makes by itself (stochastic depth, ``bernoulli_``) are still drawn.
+    With ``dropout=False`` torch's layers drop nothing, whatever ``training`` says: dropout layers stay in eval mode,
+    the rates of attention and recurrent layers are 0. Other modules need :func:`without_dropout`.
     """
     before = [(module, module.training) for module in model.modules()]
     rates = [] if dropout else [(m, m.dropout) for m, _ in before if isinstance(m, _WITH_DROPOUT)]
@@ -159,10 +168,7 @@ def mode_of(model: nn.Module, *, training: bool, dropout: bool = True) -> Iterat
             module.training = training and (dropout or not isinstance(module, _DROPOUT))
         for module, _ in rates:
             module.dropout = 0.0
-        # Watching every call costs some percent on tiny models, so torch's own layers go without.
-        own = dropout or all(type(m).__module__.startswith(("torch.nn.", "torch._dynamo.")) for m, _ in before)
-        with nullcontext() if own else _NoDropout():
-            yield
+        yield
     finally:
         for module, training_before in before:
             module.training = training_before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from lrscope.errors import MeasurementError, TaskError
-from lrscope.isolation import generators_of, isolated_rng, mode_of
+from lrscope.isolation import generators_of, isolated_rng, mode_of, without_dropout
 from lrscope.params import ParamLayout
 from lrscope.records import Cost
 from lrscope.wrapping import (
@@ -50,10 +50,12 @@ class FunctionalLoss:
     """``loss_fn(model, batch)`` as a pure function of parameters and buffers.
 
     Works under ``torch.func`` transforms: the model is called with the tensors given, its own are never touched.
+    Without ``dropout``, calls to torch's functions of that kind drop nothing.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+    def __init__(self, model: nn.Module, loss_fn: LossFn, *, dropout: bool = True) -> None:
         self.model = model
+        self.dropout = dropout
         self.loss_fn = loss_fn
 
     def buffers(self) -> dict[str, Tensor]:
@@ -87,7 +89,8 @@ class FunctionalLoss:
         Not only the forward pass belongs in here: activation checkpointing runs the model again in the backward
         pass, with whatever parameters it holds by then.
         """
-        with _holding(self.model, {**self.complete(params), **buffers}):
+        tensors = {**self.complete(params), **buffers}
+        with _holding(self.model, tensors), nullcontext() if self.dropout else without_dropout(self.model):
             return do()
 
 
@@ -209,7 +212,7 @@ class Objective:
                 "store real and imaginary parts as separate parameters (torch.view_as_real)"
             )
         self._device = first.device
-        self.functional = FunctionalLoss(self.model, loss_fn)
+        self.functional = FunctionalLoss(self.model, loss_fn, dropout=False)
         self.ranks = Ranks(model)
         self.sharded = is_sharded(self.model)
         counts = [count(batch) for batch in self.batches]
@@ -382,7 +385,8 @@ class Objective:
         """The gradient as training makes it: ``backward()`` through the hooks that gather and scatter."""
         values = self.functional.complete(self.layout.unflatten(theta.detach()))
         loss = 0.0
-        with standing_at(self.model, values, self.functional.buffers()) as params:
+        standing = standing_at(self.model, values, self.functional.buffers())
+        with standing as params, without_dropout(self.model):
             for weight, batch in zip(self.weights, self.batches, strict=True):
                 part = self._loss(batch)
                 # fully_shard averages gradients over the processes, the weights are shares of all their examples.

@@ -75,7 +75,7 @@ class _Filled(FunctionalLoss):
     """A loss whose missing parameters are filled in."""
 
     def __init__(self, whole: FunctionalLoss, fixed: Mapping[str, Tensor]) -> None:
-        super().__init__(whole.model, whole.loss_fn)
+        super().__init__(whole.model, whole.loss_fn, dropout=whole.dropout)
         self._whole, self._fixed = whole, dict(fixed)
 
     def complete(self, params: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
