@@ -104,8 +104,8 @@ class StabilityGauge:
     def step(self, step: int, event: Event, *, now: bool = False) -> dict[str, float | None] | None:
         """Once per update, before it: the columns of a reading if one is due, else ``None``.
 
-        What cannot be measured is noted by ``event`` and is no error, whatever the model or the loss function raised:
-        no reason to stop a training. So is a reading that did not converge: it has no ``stable_lr`` and no
+        What cannot be measured is noted by ``event`` and is no error, after the first reading whatever the model or
+        the loss function raises: no reason to stop a training. So is a reading that did not converge: it has no ``stable_lr`` and no
         ``headroom``, and an alarm does not count it; a cap takes it with its residual, to be on the safe side. A cap
         is set for the coming update, an alarm goes off as a warning and an event.
 
@@ -125,6 +125,8 @@ class StabilityGauge:
             except Warning:  # made an error by whoever wants it to be one
                 raise
             except Exception as error:
+                if not isinstance(error, MeasurementError) and not self.tracker.num_updates:
+                    raise  # nothing has been measured yet: a mistake in the loss, to be put right before the run
                 row = {}
                 reason = str(error) if isinstance(error, MeasurementError) else f"{type(error).__name__}: {error}"
                 reason = (reason.strip().splitlines() or [""])[0]
