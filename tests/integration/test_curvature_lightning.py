@@ -119,7 +119,7 @@ def test_a_run_with_the_callback_is_the_run_without(tmp_path, every, more):
     assert torch.equal(without.count.total, with_it.count.total)
     assert "log" not in vars(with_it)
     assert logged(tmp_path / "without", "loss") == logged(tmp_path / "with", "loss")
-    seen = logged(tmp_path / "with", "curvature/headroom")
+    seen = logged(tmp_path / "with", "curvature/lambda_max")
     assert list(seen) == list(range(run.global_step)) if every == 1 else 0 in seen
 
 

@@ -105,9 +105,9 @@ class StabilityGauge:
         """Once per update, before it: the columns of a reading if one is due, else ``None``.
 
         What cannot be measured is noted by ``event`` and is no error, after the first reading whatever the model or
-        the loss function raises: no reason to stop a training. So is a reading that did not converge: it has no ``stable_lr`` and no
-        ``headroom``, and an alarm does not count it; a cap takes it with its residual, to be on the safe side. A cap
-        is set for the coming update, an alarm goes off as a warning and an event.
+        the loss function raises: no reason to stop a training. So is a reading that did not converge: it has no
+        ``stable_lr`` and no ``headroom``, and an alarm does not count it; a cap takes it with its residual, to be on
+        the safe side. A cap is set for the coming update, an alarm goes off as a warning and an event.
 
         Args:
             step: Number of the coming update.
