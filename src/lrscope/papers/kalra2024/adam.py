@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ def edge(
     """FCN of depth 3 and width 32, 500 images as one batch, squared error, float64; mean over the last third."""
     found: dict[str, dict[str, Any]] = {}
     for lr in rates:
-        means, losses = [], []
+        means, medians, losses = [], [], []
         for seed in seeds:
             objective = full_batch(width=32, depth=3, dtype=torch.float64).objective(seed)
             optimizer = torch.optim.Adam(objective.model.parameters(), lr=lr)
@@ -132,9 +133,10 @@ def edge(
                 if step >= steps * 2 // 3 and step % every == 0:
                     seen.append(lr * pre_sharpness(objective, optimizer, tol=1e-2))
                 loss = _update(objective, optimizer)
-            means.append(sum(seen) / len(seen))
+            means.append(statistics.fmean(seen))
+            medians.append(statistics.median(seen))
             losses.append(float(loss))
-        found[f"lr {lr:g}"] = spread(means) | {"final_loss": losses}
+        found[f"lr {lr:g}"] = spread(means) | {"median": medians, "final_loss": losses}
     return {"mean of lr x sharpness": found}, {
         f"{name}: within 10 % of 38 in every seed": all(abs(v / LATE - 1) < 0.1 for v in row["values"])
         for name, row in found.items()
