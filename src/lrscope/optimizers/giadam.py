@@ -44,9 +44,8 @@ class GIAdam(torch.optim.Adam):
       a resumed run is bit-equal. A state of ``torch.optim.Adam`` loads too, and is continued as it is.
 
     Args:
-        params, lr, betas, eps, weight_decay, amsgrad, foreach, maximize, capturable, differentiable, fused,
-            decoupled_weight_decay: As in ``torch.optim.Adam``. A ``weight_decay`` that is not decoupled is part of
-            g_0, as it is part of every gradient.
+        params: As in ``torch.optim.Adam``, and so are all other arguments. A ``weight_decay`` that is not decoupled
+            is part of g_0, as it is part of every gradient.
 
     Example:
         >>> theta = torch.nn.Parameter(torch.ones(2))
