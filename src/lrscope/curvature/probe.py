@@ -270,11 +270,17 @@ def _random(theta: Tensor) -> Tensor:
 
 
 def _nodes(objective: Objective, theta: Tensor) -> Iterator[Any]:
-    """The operations of the first batch's loss, from the last one back; cost: one forward pass."""
+    """The operations of the first batch's loss, from the last one back; cost: one forward pass.
+
+    None where the loss exists only in the way training computes it (layers cut across processes).
+    """
     if not hasattr(objective, "batch_loss"):
         return
-    with objective.differentiable():
-        loss = objective.batch_loss(theta.detach().clone().requires_grad_(), objective.batches[0])
+    try:
+        with objective.differentiable():
+            loss = objective.batch_loss(theta.detach().clone().requires_grad_(), objective.batches[0])
+    except (RuntimeError, NotImplementedError):
+        return
     nodes, seen = [loss.grad_fn], set()
     while nodes:
         node = nodes.pop()
