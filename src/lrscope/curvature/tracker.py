@@ -189,8 +189,8 @@ class SharpnessTracker:
             batches: Measure on these instead of the objective's own batches, this time.
             gradient: The gradient of the coming step, ``(P,)``, if it is at hand; only Adam's preconditioner needs
                 it, and computes it (one gradient) if it is not given.
-            steps: Training steps since the last reading; by default those that :meth:`step` was called for, or 1. Where
-                they are many, the runner-up is looked at every time.
+            steps: Training steps since the last reading; by default those that :meth:`step` was called for, or 1.
+                Where they are many, the runner-up is looked at every time.
 
         Returns:
             :class:`EigenResult`; ``converged`` says that the estimated error is at most ``tol``. A diverged run gives
