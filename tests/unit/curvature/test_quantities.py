@@ -51,7 +51,7 @@ def test_batches_that_do_not_fit_are_named_by_torchs_words():
     objective = problem()
     (x, y), *_ = objective.batches
     for bad in ((x, y[:5]), (x, y + 100)):
-        with pytest.raises(MeasurementError, match="the loss cannot be computed: .*batch"):
+        with pytest.raises(MeasurementError, match=r"the loss cannot be computed: .*batch"):
             trace(objective.on([bad]))
 
 
