@@ -392,7 +392,10 @@ def test_json_is_strict_and_free_of_the_users_prints(where, capsys):
     assert "said by the user's code" in said.err
 
 
-def test_catapults_lost_to_a_kill_are_found_again(where, capsys):
+JUMPS = ("catapult", "spike", "climb")
+
+
+def test_jumps_lost_to_a_kill_are_found_again(where, capsys):
     command = ["train", "mine.py:task", "0.3 * constant()", "--optimizer", "sgd", "--steps", "60", "--out", "out"]
     assert call(command) == 0
     lines = Path("out/runs/planned.jsonl")
@@ -400,10 +403,10 @@ def test_catapults_lost_to_a_kill_are_found_again(where, capsys):
     for row in rows:
         if "loss" in row and 20 <= row["step"] < 30:
             row["loss"] = 1e3  # a jump that comes back
-    kept = [json.dumps(row) for row in rows if row.get("event") != "catapult"]
+    kept = [json.dumps(row) for row in rows if row.get("event") not in JUMPS]
     lines.write_text("\n".join(kept) + '\n{"event": "cata')
     assert call(command) == 0
-    found = [e for e in Run.read(lines).events if e.kind == "catapult"]
+    found = [e for e in Run.read(lines).events if e.kind in JUMPS]
     assert found
     text = lines.read_text()
     assert call(command) == 0

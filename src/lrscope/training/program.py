@@ -139,7 +139,9 @@ class Program:
         call = FunctionalLoss(self.model, fn)
 
         def one(theta: Tensor, stacked: dict[str, Tensor]) -> Tensor:
-            return torch.as_tensor(call(self.layout.unflatten(theta), stacked | self.shared, batch))
+            # Not call(...), which takes losses only: a metric may be a plain number.
+            tensors = self.layout.unflatten(theta), stacked | self.shared
+            return torch.as_tensor(call.holding(*tensors, lambda: fn(self.model, batch)))
 
         try:
             with reasons():
