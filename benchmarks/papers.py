@@ -1,6 +1,6 @@
 """What the papers state, run: writes docs/papers/outcomes.json and the tables of the pages beside it.
 
-    OMP_NUM_THREADS=1 python benchmarks/papers.py                       # everything, about an hour on one core
+    OMP_NUM_THREADS=1 python benchmarks/papers.py                       # everything, 20 minutes of one core
     python benchmarks/papers.py li2019 kalra2024/14                     # a paper, a check
     python benchmarks/papers.py --pages                                 # the pages from the outcomes, no run
 
