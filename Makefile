@@ -15,10 +15,10 @@ test: $(VENV)/.installed-dev
 # Against packages that are large, or that pull in what the tests do not need. timm lies apart with the torchvision that
 # it imports, of which only an old one loads beside every build of torch: other packages would use it where they see it.
 integrations: $(VENV)/.installed-dev
+	$(PIP) -c constraints.txt jax optax wandb mlflow-skinny trackio requests
+	$(BIN)/python -m pytest -q tests/reference/test_optax.py tests/unit/adapters/test_loggers.py
 	$(PIP) --no-deps --upgrade --target $(VENV)/timm timm==1.0.31 torchvision==0.15.2
 	PYTHONPATH=$(VENV)/timm $(BIN)/python -m pytest -q tests/reference/test_import_timm.py tests/reference/test_hvp_matrix.py -k timm
-	$(PIP) -c constraints.txt jax optax wandb mlflow-skinny trackio
-	$(BIN)/python -m pytest -q tests/reference/test_optax.py tests/unit/adapters/test_loggers.py
 
 slow: $(VENV)/.installed-dev
 	$(PIP) --no-deps curvlinops-for-pytorch==3.0.1 backpack-for-pytorch einops einconv linear-operator opt-einsum \
