@@ -10,35 +10,11 @@ from torch import nn
 import lrscope as lrs
 from lrscope.adapters.lightning import ScheduleCallback, SharpnessCallback
 from lrscope.errors import MeasurementError, TaskError
+from rows import Rows
 
 pl = pytest.importorskip("lightning.pytorch")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore:.*LeafSpec.*:FutureWarning")
-
-
-class Rows:
-    """A loader that can say where it is, so that Lightning resumes in the middle of an epoch."""
-
-    def __init__(self, num=10, size=4):
-        self.x = torch.randn(num * size, 3, generator=torch.Generator().manual_seed(0))
-        self.num, self.size, self.epoch, self.index = num, size, 0, 0
-
-    def __len__(self):
-        return self.num
-
-    def __iter__(self):
-        if self.index == self.num:
-            self.epoch, self.index = self.epoch + 1, 0
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.epoch)).split(self.size)
-        while self.index < self.num:
-            self.index += 1
-            yield self.x[order[self.index - 1]]
-
-    def state_dict(self):
-        return {"epoch": self.epoch, "index": self.index}
-
-    def load_state_dict(self, state):
-        self.epoch, self.index = state["epoch"], state["index"]
 
 
 class Count(nn.Module):
