@@ -1,0 +1,1 @@
+"""Restarts, warmup and distillation, each looked at whole by one call."""

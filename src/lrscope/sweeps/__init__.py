@@ -1,0 +1,1 @@
+"""Grids of short runs, kept in a directory, drawn as maps."""
