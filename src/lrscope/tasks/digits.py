@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lrscope.tasks.batches import Batches
 from lrscope.tasks.losses import accuracy, cross_entropy
-from lrscope.tasks.models import CNN, MLP
+from lrscope.tasks.models import CNN, MLP, Parameterization
 from lrscope.tasks.task import Task
 
 NUM_TRAIN = 1_000
@@ -26,6 +26,7 @@ def digits(
     batch_size: int = 64,
     steps: int = 500,
     noise: float = 0.4,
+    parameterization: Parameterization = "standard",
 ) -> Task:
     """1,797 real 8x8 digits (UCI, as shipped with scikit-learn): 1,000 to train on, 797 to judge by.
 
@@ -52,9 +53,13 @@ def digits(
         batch_size: Training examples in a batch; 64 gives 15 full batches an epoch.
         steps: Updates of one ordinary run.
         noise: Standard deviation of the pixel noise, where pixels lie in [0, 1].
+        parameterization: ``"standard"``, or for the MLP ``"mup"``, in which a learning rate of SGD that suits one
+            width suits all; see :class:`~lrscope.tasks.models.MLP`.
     """
     if model not in ("mlp", "cnn"):
         raise ValueError(f"model: expected 'mlp' or 'cnn', got {model!r}")
+    if model == "cnn" and parameterization != "standard":
+        raise ValueError(f"parameterization: only model='mlp' has {parameterization!r}; leave it out for the CNN")
     (x, y), (eval_x, eval_y) = split()
     with_noise = partial(corrupt, noise=noise)
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +67,7 @@ def digits(
     images, labels = (torch.cat(parts) for parts in zip(*copies, strict=True))
     width = width or (64 if model == "mlp" else 8)
     return Task(
-        build=partial(build, model=model, width=width, depth=depth),
+        build=partial(build, model=model, width=width, depth=depth, parameterization=parameterization),
         loss_fn=cross_entropy,
         train=Batches(x, y, batch_size=batch_size, shuffle=True, drop_last=True, augment=with_noise),
         evaluate=Batches(images, labels, batch_size=len(labels)),
@@ -72,8 +77,17 @@ def digits(
     )
 
 
-def build(seed: int, *, model: str, width: int, depth: int) -> nn.Module:  # noqa: ARG001 - the generator is seeded
-    return MLP(64, 10, width=width, depth=depth) if model == "mlp" else CNN(1, 10, width=width, depth=depth, cells=2)
+def build(
+    seed: int,  # noqa: ARG001 - the global generator is seeded already
+    *,
+    model: str,
+    width: int,
+    depth: int,
+    parameterization: Parameterization = "standard",
+) -> nn.Module:
+    if model == "cnn":
+        return CNN(1, 10, width=width, depth=depth, cells=2)
+    return MLP(64, 10, width=width, depth=depth, parameterization=parameterization)
 
 
 @cache

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Activation = Literal["gelu", "relu", "tanh"]
+Parameterization = Literal["standard", "mup"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -34,29 +35,70 @@ def _initialise(model: nn.Module, head: nn.Linear) -> None:
                 nn.init.zeros_(module.bias)
 
 
+class ScaledLinear(nn.Linear):
+    """A linear layer whose output, bias included, is multiplied by a fixed number."""
+
+    def __init__(self, inputs: int, outputs: int, multiplier: float) -> None:
+        super().__init__(inputs, outputs)
+        self.multiplier = multiplier
+
+    def forward(self, input: Tensor) -> Tensor:  # torch's own name for it
+        return self.multiplier * super().forward(input)
+
+
 class MLP(nn.Module):
     """A perceptron with ``depth`` hidden layers of ``width`` units; inputs are flattened.
+
+    With ``parameterization="mup"`` one learning rate of SGD suits every width: hidden weights have variance
+    2 / fan_out and their layer's output is multiplied by sqrt(fan_out / fan_in), those of the head have variance
+    1 / width and its output is multiplied by 1 / sqrt(width). Hidden units then start as large as in the standard
+    parameterisation; outputs start at the size of 1 / sqrt(width) and change by as much at every width, so such a
+    network starts flat. Adam would need a learning rate for each layer on top, which is not set here.
 
     Args:
         inputs: Features of one example, after flattening.
         outputs: Classes, or values to predict.
         width, depth: Units in a hidden layer, and number of hidden layers (0: a linear model).
         activation: After every hidden layer.
+        parameterization: ``"standard"``, or ``"mup"``.
+
+    References:
+        Yang & Hu, "Feature learning in infinite-width neural networks", 2020, arXiv 2011.14522; multipliers as in
+        Kalra & Barkeshli 2024, arXiv 2406.09405.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, width: int = 64, depth: int = 2, activation: Activation = "gelu"
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        width: int = 64,
+        depth: int = 2,
+        activation: Activation = "gelu",
+        parameterization: Parameterization = "standard",
     ) -> None:
         super().__init__()
+        if parameterization not in ("standard", "mup"):
+            raise ValueError(f"parameterization: expected 'standard' or 'mup', got {parameterization!r}")
+        mup = parameterization == "mup"
         sizes = [inputs] + [width] * depth
+
+        def linear(fan_in: int, fan_out: int, multiplier: float) -> nn.Linear:
+            return ScaledLinear(fan_in, fan_out, multiplier) if mup else nn.Linear(fan_in, fan_out)
+
         hidden = [
             layer
             for fan_in, fan_out in pairwise(sizes)
-            for layer in (nn.Linear(fan_in, fan_out), activation_module(activation))
+            for layer in (linear(fan_in, fan_out, math.sqrt(fan_out / fan_in)), activation_module(activation))
         ]
         self.hidden = nn.Sequential(*hidden)
-        self.head = nn.Linear(sizes[-1], outputs)
+        self.head = linear(sizes[-1], outputs, 1 / math.sqrt(sizes[-1]))
         _initialise(self, self.head)
+        if mup:
+            with torch.no_grad():  # from variance 2 / fan_in to 2 / fan_out: the multiplier makes up for it
+                for layer in self.hidden:
+                    if isinstance(layer, nn.Linear):
+                        layer.weight *= math.sqrt(layer.in_features / layer.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.hidden(x.flatten(1)))
