@@ -3,6 +3,7 @@
 from lrscope.tasks.batches import Batches
 from lrscope.tasks.cifar import cifar10, cifar100
 from lrscope.tasks.digits import digits
+from lrscope.tasks.distill import distill
 from lrscope.tasks.load import BUILT_IN, load
 from lrscope.tasks.stream import BatchStream
 from lrscope.tasks.task import Task
@@ -17,6 +18,7 @@ __all__ = [
     "cifar10",
     "cifar100",
     "digits",
+    "distill",
     "load",
     "text",
     "topics",

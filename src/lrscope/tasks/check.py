@@ -153,8 +153,9 @@ def _check_mean(task: Task, model: nn.Module, batch: Batch) -> None:
 
 
 def _check_evaluation(task: Task, model: nn.Module, batch: Batch) -> None:
+    name, loss_fn = ("eval_loss_fn", task.eval_loss_fn) if task.eval_loss_fn else ("loss_fn", task.loss_fn)
     with mode_of(model, training=False), torch.no_grad():
-        _check_scalar("loss_fn", _call("loss_fn", task.loss_fn, model, batch, of="evaluate"), batch, of="evaluate")
+        _check_scalar(name, _call(name, loss_fn, model, batch, of="evaluate"), batch, of="evaluate")
     _check_metrics(task, model, batch, "evaluate")
 
 

@@ -36,6 +36,8 @@ class Task:
         count: Number of examples in a batch.
         steps: Updates of one ordinary full run; what the command line uses when ``--steps`` is not given.
         device: Where the model and the batches are moved.
+        eval_loss_fn: What is reported as ``eval_loss``, if not ``loss_fn``: the task's own loss where training follows
+            another one, such as a teacher's (:func:`lrscope.tasks.distill`).
 
     Raises:
         TaskError: A field has the wrong type, ``train`` can be read only once, or a metric has a reserved name.
@@ -50,11 +52,14 @@ class Task:
     count: Callable[[Batch], int] = num_examples
     steps: int | None = None
     device: str = "cpu"
+    eval_loss_fn: LossFn | None = None
 
     def __post_init__(self) -> None:
         for what in ("build", "loss_fn", "count"):
             if not callable(getattr(self, what)):
                 raise TaskError(f"Task({what}=): expected a function, got {type(getattr(self, what)).__name__}")
+        if self.eval_loss_fn is not None and not callable(self.eval_loss_fn):
+            raise TaskError(f"Task(eval_loss_fn=): expected a function, got {type(self.eval_loss_fn).__name__}")
         if isinstance(self.build, nn.Module):
             raise TaskError(
                 "Task(build=): got a model, but every run needs a fresh one; give a function of the seed, "

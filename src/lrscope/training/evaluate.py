@@ -38,7 +38,7 @@ def weighted_means(task: Task, measure: Callable[[Measure, Batch], Tensor]) -> t
     ``measure`` decides for how many models at once: its results have shape ``()`` or ``(N,)``. Also returns the
     examples that passed through each model, once for the loss and once for each metric.
     """
-    functions: dict[str, Measure] = {"eval_loss": task.loss_fn, **task.metrics}
+    functions: dict[str, Measure] = {"eval_loss": task.eval_loss_fn or task.loss_fn, **task.metrics}
     sums: dict[str, Any] = {}
     total = 0
     for batch in _batches(task):
