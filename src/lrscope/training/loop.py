@@ -20,6 +20,7 @@ from lrscope.tasks import BatchStream, Task
 from lrscope.training import checkpoint
 from lrscope.training.divergence import has_diverged
 from lrscope.training.evaluate import evaluated
+from lrscope.training.freezing import Freezing, Frozen
 from lrscope.training.listening import ScheduleLike, check_hearing, check_schedule, spec_of, tell
 from lrscope.training.probes import Probe, TrainState, due, finish, restore_states, states_of
 from lrscope.training.recording import has_survived
@@ -42,6 +43,7 @@ def train(
     resume: bool = False,
     on_step: Callable[[TrainState], None] | None = None,
     loggers: Sequence[Logger] = (),
+    frozen: Frozen | None = None,
 ) -> Run:
     """Train a fresh model of ``task`` and return what was seen.
 
@@ -72,6 +74,9 @@ def train(
         on_step: Called after every update with what was seen before it, for progress. A ``KeyboardInterrupt``
             raised here is a clean stop: nothing of the run is lost.
         loggers: Also get every row, as it comes; see :mod:`lrscope.adapters.loggers`.
+        frozen: Layers that stay as they are at first: patterns of parameter or module names, with the step at which
+            they start to train, as in ``{"head": 200, "blocks.[23].*": 100}``. While held they have no gradient, so
+            no weight decay and no momentum moves them, then or later; buffers such as BatchNorm's move as always.
 
     Returns:
         :class:`~lrscope.records.Run` with ``loss`` and ``lr`` at every step, and ``eval_loss`` and the task's
@@ -79,7 +84,8 @@ def train(
 
     Raises:
         TaskError: The task breaks its contract; found before training starts.
-        ValueError: An argument is out of range, or the checkpoint belongs to another run.
+        ValueError: An argument is out of range, a pattern of ``frozen`` matches nothing, or the checkpoint belongs to
+            another run.
         KeyboardInterrupt: Passed on after the checkpoint and the record are written.
     """
     _check(task, steps, seed, probes, evaluate_every)
@@ -95,6 +101,8 @@ def train(
         "probes": [p.name for p in probes],
     }
     model = task.model(seed)
+    freeze = Freezing(frozen, model) if frozen is not None else None
+    config |= {"frozen": dict(frozen)} if frozen is not None else {}
     opt = build_optimizer(optimizer, model)
     scheduler = ScheduledLR(opt, schedule)
     stream = BatchStream(task.train, seed)
@@ -169,6 +177,8 @@ def train(
                 opt.zero_grad(set_to_none=True)
                 loss = task.loss_fn(model, batch)
                 loss.backward()
+                if freeze is not None:
+                    freeze(step)
                 value = float(loss.detach())
                 first_loss = value if math.isnan(first_loss) else first_loss
                 if has_diverged(value, first_loss):
@@ -265,9 +275,9 @@ def _check(task: Task, steps: int, seed: int, probes: Sequence[Probe], evaluate_
 
 
 def _same_run(stored: dict[str, Any], config: dict[str, Any], path: Path) -> None:
-    different = [k for k in config if stored.get(k) != config[k]]
+    different = [k for k in {**config, **stored} if stored.get(k) != config.get(k)]
     if different:
-        lines = "; ".join(f"{k}: stored {stored.get(k)!r}, asked {config[k]!r}" for k in different)
+        lines = "; ".join(f"{k}: stored {stored.get(k)!r}, asked {config.get(k)!r}" for k in different)
         raise ValueError(
             f"resume: {path} holds another run ({lines}); ask for the stored one, or give another directory"
         )
