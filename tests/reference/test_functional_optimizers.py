@@ -1,5 +1,7 @@
 """The stacked update rules against the torch optimizers that define them: torch's own, and GI-Adam and its family."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -143,3 +145,78 @@ def test_dropping_a_replica_leaves_the_others_on_their_path(text):
         (grad,) = torch.autograd.grad(losses("bowl", leaf).sum(), leaf)
         rule.update(theta, grad, rates(step)[rows], state)
     torch.testing.assert_close(theta[0], functional(spec, "bowl", 30)[2], rtol=1e-13, atol=0)
+
+
+MIXED = {
+    "sgd": ["sgd", "sgd(momentum=0, dampening=0.5)", "sgd(momentum=0.5, dampening=0.3, weight_decay=0.1)"],
+    "sgd, nesterov": [
+        "sgd(nesterov=True, momentum=0.5)",
+        "sgd(nesterov=True, weight_decay=0.2)",
+        "sgd(nesterov=True)",
+    ],
+    "adam": ["adam", "adam(betas=(0.0, 0.9))", "adam(betas=(0.9, 0.5), eps=1e-2, weight_decay=0.1)"],
+    "adamw": ["adamw", "adamw(weight_decay=0)", "adamw(betas=(0.5, 0.95), eps=1e-4, weight_decay=0.3)"],
+    "giadam": ["giadam", "giadam(betas=(0.0, 0.9))", "giadam(eps=1e-2, weight_decay=0.1)"],
+    "giadamw": ["giadamw", "giadamw(betas=(0.6, 0.9))", "giadamw(weight_decay=0.3)"],
+    "riadam": ["riadam", "riadam(seed=3)", "riadam(seed=3, betas=(0.5, 0.9), weight_decay=0.1)"],
+    # Their second moments become certain at different steps, and one never does (5 = 2 / (1 - beta2) - 1).
+    "radam": ["radam", "radam(betas=(0.8, 0.9), eps=1e-3)", "radam(betas=(0.9, 0.6), weight_decay=0.1)"],
+}
+
+
+@pytest.mark.parametrize("name", ["bowl", "waves"])
+@pytest.mark.parametrize("rule", MIXED)
+def test_replicas_with_numbers_of_their_own_take_the_steps_each_takes_alone(rule, name):
+    specs = [OptimizerSpec.parse(text) for text in MIXED[rule]]
+    alone = torch.stack([by_torch(spec, name, 200)[i] for i, spec in enumerate(specs)])
+    torch.testing.assert_close(functional(specs, name, 200), alone, rtol=1e-11, atol=1e-12)
+
+
+@given(specs=st.one_of(*[st.lists(kind, min_size=N, max_size=N) for kind in (sgd, adam)]))
+@settings(max_examples=40, deadline=None)
+def test_any_numbers_may_differ(specs):
+    first = specs[0]
+    if first.name != "sgd":
+        specs = [OptimizerSpec(first.name, betas=s.betas, eps=s.eps, weight_decay=s.weight_decay) for s in specs]
+    specs = [replace(s, **switch(first)) for s in specs]
+    alone = torch.stack([by_torch(spec, "bowl", 12)[i] for i, spec in enumerate(specs)])
+    torch.testing.assert_close(functional(specs, "bowl", 12), alone, rtol=1e-10, atol=1e-11)
+
+
+def switch(spec):
+    """What makes other SGDs share the nesterov of ``spec``; nothing for rules without it."""
+    if spec.name != "sgd":
+        return {}
+    return {"nesterov": True, "dampening": 0.0, "momentum": 0.7} if spec.nesterov else {"nesterov": False}
+
+
+@pytest.mark.parametrize("rule", MIXED)
+def test_a_dropped_replica_takes_its_numbers_along(rule):
+    specs = [OptimizerSpec.parse(text) for text in MIXED[rule]]
+    theta, rows = start(), torch.tensor([2, 0])
+    both, some = FunctionalOptimizer(specs), FunctionalOptimizer(specs).keep(rows)
+    states = both.init(theta), both.init(theta).keep(rows)
+    kept = theta[rows]
+    for step in range(8):
+        grad = torch.sin(theta + step)
+        some.update(kept, grad[rows], rates(step)[rows], states[1])
+        both.update(theta, grad, rates(step), states[0])
+    torch.testing.assert_close(kept, theta[rows], rtol=1e-13, atol=0)
+
+
+def test_low_precision_parameters_do_not_round_the_numbers():
+    """0.999 is 1 in bfloat16; then the second moment would stay 0."""
+    theta = torch.zeros(2, 4, dtype=torch.bfloat16)
+    rule = FunctionalOptimizer([OptimizerSpec("adam"), OptimizerSpec("adam", betas=(0.9, 0.998))])
+    state = rule.init(theta)
+    rule.update(theta, torch.ones_like(theta), torch.full((2, 1), 0.01), state)
+    torch.testing.assert_close(state.second.float()[:, 0], torch.tensor([0.001, 0.002]), rtol=1e-2, atol=0)
+    torch.testing.assert_close(theta.float(), torch.full((2, 4), -0.01), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize(
+    "texts", [[], ["sgd", "adam"], ["sgd", "sgd(nesterov=True)"]], ids=["none", "rules", "nesterov"]
+)
+def test_replicas_share_one_rule(texts):
+    with pytest.raises(ValueError, match="replicas share one rule"):
+        FunctionalOptimizer([OptimizerSpec.parse(text) for text in texts])

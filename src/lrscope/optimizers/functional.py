@@ -1,14 +1,17 @@
-"""The update rules on N stacked parameter vectors at once, each replica with its own learning rate.
+"""The update rules on N stacked parameter vectors at once, each replica with its own numbers.
 
 The same arithmetic as ``torch.optim`` and the optimizers of this room, step by step; ``tests/reference`` holds the
-two equal. Shapes: theta and grad ``(N, P)``, lr ``(N, 1)``.
+two equal. Shapes: theta and grad ``(N, P)``, lr ``(N, 1)``; any other number of the rule is a float where all
+replicas have the same, and ``(N, 1)`` where they differ.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +44,12 @@ class FunctionalState:
 class FunctionalOptimizer:
     """``spec``'s update rule for stacked replicas.
 
+    Args:
+        spec: One for all replicas, or one for each; these share the rule and nesterov and differ in numbers only.
+
+    Raises:
+        ValueError: Specs of several rules, or of which some have nesterov.
+
     Example:
         >>> rule = FunctionalOptimizer(OptimizerSpec.parse("sgd(momentum=0)"))
         >>> theta = torch.ones(2, 3)
@@ -49,12 +58,33 @@ class FunctionalOptimizer:
         tensor([0.5000, 0.0000])
     """
 
-    def __init__(self, spec: OptimizerSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: OptimizerSpec | Sequence[OptimizerSpec]) -> None:
+        self.specs = (spec,) if isinstance(spec, OptimizerSpec) else tuple(spec)
+        if len(set(self.specs)) == 1:
+            self.specs = self.specs[:1]
+        kinds = {(s.name, s.nesterov) for s in self.specs}
+        if len(kinds) != 1:
+            found = ", ".join(sorted(f"{name}(nesterov={nesterov})" for name, nesterov in kinds)) or "none"
+            raise ValueError(f"spec: replicas share one rule and differ in its numbers only, got {found}")
+        ((self.name, self.nesterov),) = kinds
+        betas = [s.betas for s in self.specs]
+        self.momentum = _number([s.momentum for s in self.specs])
+        # Without momentum torch keeps no buffer, and nothing is dampened.
+        self.dampening = _number([s.dampening if s.momentum else 0.0 for s in self.specs])
+        self.weight_decay = _number([s.weight_decay for s in self.specs])
+        self.eps = _number([s.eps for s in self.specs])
+        self.beta1, self.beta2 = _number([b for b, _ in betas]), _number([b for _, b in betas])
+        self.seeds = [s.seed for s in self.specs]
+        self.decays, self.remembers = bool(np.any(self.weight_decay)), bool(np.any(self.momentum))
+
+    def keep(self, rows: Tensor) -> FunctionalOptimizer:
+        """The rule of the replicas at index ``rows`` only."""
+        same = len(self.specs) == 1 or not len(rows)
+        return self if same else FunctionalOptimizer([self.specs[i] for i in rows.tolist()])
 
     def init(self, theta: Tensor) -> FunctionalState:
         """The state before the first update."""
-        if self.spec.name == "sgd":
+        if self.name == "sgd":
             return FunctionalState()
         moments = (torch.zeros_like(theta, requires_grad=False) for _ in range(3))
         return FunctionalState(0, *moments)
@@ -62,66 +92,93 @@ class FunctionalOptimizer:
     @torch.no_grad()
     def update(self, theta: Tensor, grad: Tensor, lr: Tensor, state: FunctionalState) -> None:
         """One update of ``theta`` and ``state`` in place; ``grad`` is used as working memory."""
-        if self.spec.name == "sgd":
+        if self.name == "sgd":
             self._sgd(theta, grad, lr, state)
         else:
             self._adam(theta, grad, lr, state)
         state.step += 1
 
     def _sgd(self, theta: Tensor, grad: Tensor, lr: Tensor, state: FunctionalState) -> None:
-        spec = self.spec
-        if spec.weight_decay:
-            grad.add_(theta, alpha=spec.weight_decay)
-        if spec.momentum:
+        if self.decays:
+            _add(grad, theta, self.weight_decay)
+        if self.remembers:
             if state.first is None:  # torch starts the buffer at the first gradient, undampened
                 state.first = grad.clone()
             else:
-                state.first.mul_(spec.momentum).add_(grad, alpha=1 - spec.dampening)
-            grad = grad.add_(state.first, alpha=spec.momentum) if spec.nesterov else state.first
+                _add(state.first.mul_(_on(theta, self.momentum)), grad, 1 - self.dampening)
+            grad = _add(grad, state.first, self.momentum) if self.nesterov else state.first
         theta.addcmul_(grad, lr, value=-1)
 
     def _adam(self, theta: Tensor, grad: Tensor, lr: Tensor, state: FunctionalState) -> None:
-        spec, (beta1, beta2) = self.spec, self.spec.betas
         first, second, scratch = state.first, state.second, state.scratch
         assert first is not None
         assert second is not None
         assert scratch is not None
-        if spec.weight_decay and spec.name in ("adamw", "giadamw"):
-            theta.mul_(1 - lr * spec.weight_decay)
-        elif spec.weight_decay:
-            grad.add_(theta, alpha=spec.weight_decay)
+        if self.decays:
+            if self.name in ("adamw", "giadamw"):
+                theta.mul_(1 - lr * _on(lr, self.weight_decay))
+            else:
+                _add(grad, theta, self.weight_decay)
         if state.step == 0:
             self._start(grad, second)
-        first.lerp_(grad, 1 - beta1)
-        second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        if isinstance(self.beta1, float):
+            first.lerp_(grad, 1 - self.beta1)
+        else:
+            _add(first, torch.sub(grad, first, out=scratch), 1 - self.beta1)
+        if isinstance(self.beta2, float):
+            second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        else:
+            _add(second.mul_(_on(second, self.beta2)), torch.mul(grad, grad, out=scratch), 1 - self.beta2)
         # m / c1 / (sqrt(v) / c2 + eps) with c1 = 1 - beta1^t, c2 = sqrt(1 - beta2^t), the constants moved out
         # of the (N, P) kernels.
-        c1 = 1 - beta1 ** (state.step + 1)
-        c2 = math.sqrt(1 - beta2 ** (state.step + 1))
-        eps, factor = spec.eps * c2, c2
-        if spec.name == "radam":  # adds eps before the correction, and corrects by less while v is uncertain
-            eps, factor = spec.eps, c2 * _rectification(beta2, state.step + 1)
-            if factor == 0:
-                theta.addcmul_(first, lr * (-1 / c1))
-                return
-        torch.sqrt(second, out=scratch).add_(eps)
+        step = state.step + 1
+        c1, c2 = 1 - self.beta1**step, np.sqrt(1 - self.beta2**step)
+        eps, factor, divided = self.eps * c2, c2, True
+        if self.name == "radam":  # adds eps before the correction, and corrects by less while v is uncertain
+            rectification = _rectification(self.beta2, step)
+            divided = rectification > 0
+            eps, factor = self.eps, np.where(divided, c2 * rectification, 1.0)
+        torch.sqrt(second, out=scratch).add_(_on(scratch, eps))
         torch.div(first, scratch, out=scratch)
-        theta.addcmul_(scratch, lr * (-factor / c1))
+        if not np.all(divided):
+            scratch = torch.where(torch.as_tensor(divided, device=theta.device), scratch, first)
+        theta.addcmul_(scratch, lr * _on(lr, -factor / c1))
 
     def _start(self, grad: Tensor, second: Tensor) -> None:
         """The second moment before the first update, in place; it is 0 where the rule is Adam's."""
-        if self.spec.name in ("giadam", "giadamw"):
+        if self.name in ("giadam", "giadamw"):
             torch.mul(grad, grad, out=second)
-        elif self.spec.name == "riadam":  # one draw for all replicas, each scaled to its own gradient
-            draw = normal(grad.shape[1], self.spec.seed).to(grad.device)
-            scale = grad.double().norm(dim=1, keepdim=True) / draw.norm()
+        elif self.name == "riadam":  # one draw for all replicas of a seed, each scaled to its own gradient
+            draws = {seed: normal(grad.shape[1], seed).to(grad.device) for seed in self.seeds}
+            draw = torch.stack([draws[seed] for seed in self.seeds])
+            scale = grad.double().norm(dim=1, keepdim=True) / draw.norm(dim=1, keepdim=True)
             second.copy_((draw * scale).square_())
 
 
-def _rectification(beta2: float, step: int) -> float:
+def _number(values: Sequence[float]) -> Any:
+    """A float if all are the same, else ``(N, 1)``."""
+    return values[0] if len(set(values)) == 1 else np.asarray(values)[:, None]
+
+
+def _on(like: Tensor, value: Any) -> Any:
+    """``value`` as what a kernel over ``like`` takes; of low-precision parameters no number is rounded to theirs."""
+    if np.ndim(value) == 0:
+        return float(value)
+    return torch.from_numpy(value).to(like.device, torch.promote_types(like.dtype, torch.float32))
+
+
+def _add(target: Tensor, source: Tensor, factor: Any) -> Tensor:
+    """``target += factor * source``."""
+    if np.ndim(factor) == 0:
+        return target.add_(source, alpha=float(factor))
+    return target.addcmul_(source, _on(target, factor))
+
+
+def _rectification(beta2: Any, step: int) -> Any:
     """RAdam's factor on the learning rate; 0 while the second moment is too uncertain to divide by."""
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * step * beta2**step / (1 - beta2**step)
-    if length <= 5:
-        return 0.0
-    return math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+    certain = length > 5
+    longest, length = np.where(certain, longest, 6.0), np.where(certain, length, 6.0)  # whatever has a root
+    ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    return np.where(certain, np.sqrt(ratio), 0.0)

@@ -13,7 +13,7 @@ from lrscope.training import recording
 from lrscope.training.cell import Cell
 from lrscope.training.choice import choose, threads
 from lrscope.training.program import CannotBatch
-from lrscope.training.recording import OnProgress, OnRun, ShouldStop
+from lrscope.training.recording import Look, OnProgress, OnRun, ShouldStop
 from lrscope.training.replicas import replicas
 from lrscope.training.serial import train_one
 
@@ -33,12 +33,14 @@ def run_cells(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
     on_run: OnRun | None = None,
+    at_start: Look | None = None,
+    at_end: Look | None = None,
 ) -> list[Run]:
     """Train one run per cell; both engines give the same runs to rounding.
 
     Args:
-        task, optimizer, cells, steps, record_every, evaluate, chunk, on_progress, should_stop, on_run: As
-            in :func:`~lrscope.training.replicas`.
+        task, optimizer, cells, steps, record_every, evaluate, chunk, on_progress, should_stop, on_run, at_start,
+            at_end: As in :func:`~lrscope.training.replicas`.
         engine: ``"replicas"`` (one batched program), ``"serial"`` (a plain loop over ``torch.optim``), or
             ``"auto"``: times a few steps of both, once per task and (within a factor of 2) number of cells, and
             keeps the faster; on a CPU also whether one thread is faster than torch's setting, which comes back
@@ -50,13 +52,15 @@ def run_cells(
     if engine not in get_args(Engine):
         raise ValueError(f"engine: expected one of {', '.join(get_args(Engine))}, got {engine!r}")
     spec = OptimizerSpec.parse(optimizer)
-    recording.check(task, cells, steps, record_every=record_every, chunk=chunk)
+    recording.check(task, spec, cells, steps, record_every=record_every, chunk=chunk)
     options: dict[str, Any] = {
         "record_every": record_every,
         "evaluate": evaluate,
         "on_progress": on_progress,
         "should_stop": should_stop,
         "on_run": on_run,
+        "at_start": at_start,
+        "at_end": at_end,
     }
     if engine == "replicas":
         return replicas(task, spec, cells, steps, chunk=chunk, **options)
@@ -99,7 +103,8 @@ def _one_after_the_other(
             if on_progress is not None:
                 on_progress(before + updates, len(cells) * steps)
 
-        runs.append(train_one(task, spec, cell, steps, on_progress=progress, should_stop=should_stop, **options))
+        hooks = {"on_progress": progress, "should_stop": should_stop, "index": i}
+        runs.append(train_one(task, spec, cell, steps, **options, **hooks))
         if runs[-1].status != "interrupted":  # a diverged run is done, too
             progress(steps, steps)
         if on_run is not None:

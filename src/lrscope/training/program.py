@@ -150,6 +150,17 @@ class Program:
             each = range(len(self.theta))
             return torch.stack([one(self.theta[i], {k: t[i] for k, t in self.stacked.items()}) for i in each])
 
+    def model_of(self, row: int, seed: int) -> nn.Module:
+        """A model of its own with the parameters and buffers of one replica, which started from ``seed``."""
+        model = self.task.model(seed)
+        self.layout.write(model, self.theta[row])
+        state = {k: t[row] for k, t in self.stacked.items()} | self.shared
+        with torch.no_grad():
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+                if name in state:
+                    tensor.copy_(state[name])
+        return model
+
     def keep(self, rows: Tensor) -> None:
         """Go on with the replicas at index ``rows`` only."""
         self.theta = self.theta[rows]

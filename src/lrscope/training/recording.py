@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from lrscope.isolation import isolated_rng, mode_of
 from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Cost, Event, Run, Status
 from lrscope.schedules import Schedule
@@ -20,14 +23,24 @@ FloatArray = NDArray[np.float64]
 OnProgress = Callable[[int, int], None]
 ShouldStop = Callable[[], bool]
 OnRun = Callable[[int, Run], None]
+Look = Callable[[int, nn.Module], Mapping[str, float]]
 
 
-def check(task: Task, cells: Sequence[Cell], steps: int, *, record_every: int = 1, chunk: int | None = None) -> None:
+def check(
+    task: Task,
+    spec: OptimizerSpec,
+    cells: Sequence[Cell],
+    steps: int,
+    *,
+    record_every: int = 1,
+    chunk: int | None = None,
+) -> None:
     """Refuse arguments that no engine could run.
 
     Raises:
         TypeError: ``task`` is no Task, or an element of ``cells`` no Cell with a schedule and a whole seed.
-        ValueError: No cells, a count below 1, or a learning rate that is negative or not finite.
+        ValueError: No cells, a count below 1, a learning rate that is negative or not finite, or a cell whose
+            optimizer is no variant of ``spec`` in numbers.
     """
     if not isinstance(task, Task):
         raise TypeError(f"task: expected a lrscope Task, got {type(task).__name__}")
@@ -50,6 +63,10 @@ def check(task: Task, cells: Sequence[Cell], steps: int, *, record_every: int = 
             )
         if not isinstance(cell.seed, int):
             raise TypeError(f"cells: element {i} has seed {cell.seed!r}, expected an integer")
+        try:
+            cell.rule(spec)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"cells: element {i}: {error}") from None
         rates = cell.schedule.values(steps)
         bad = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
         if bad.size:
@@ -70,6 +87,7 @@ def finish(
     record_every: int,
     status: Status,
     final: Mapping[str, float],
+    looks: Looks,
     forwards: float,
     seconds: float,
     environment: Mapping[str, Any],
@@ -83,6 +101,7 @@ def finish(
         record_every: Rows kept: every so many steps, and always the last loss.
         status: As far as the training losses tell; a finished run whose evaluation diverged is diverged too.
         final: ``eval_loss`` and metrics after the last update; empty if not evaluated.
+        looks: What the caller's functions saw in the model at the start and at the end.
         forwards: What the evaluation cost, in forward passes over a training batch.
         seconds: The run's share of the wall time.
         environment: Versions and machine class.
@@ -92,12 +111,14 @@ def finish(
     rates = cell.schedule.values(steps)
     kept = [t for t in range(seen) if t % record_every == 0 or t == seen - 1]
     rows = [{"step": t, **_finite(loss=losses[t], lr=rates[t])} for t in kept]
+    if rows:
+        rows[0] |= _finite(**looks.start)
     updates = seen - diverged
     events: tuple[Event, ...] = ()
     if diverged:
         events = (Event(updates, "diverged", {"loss": _or_none(losses[-1])}),)
     else:
-        rows.append({"step": updates, **_finite(**final)})
+        rows.append({"step": updates, **_finite(**final), **_finite(**looks.end)})
     if status == "finished" and not has_survived(final, losses[0]):
         status = "diverged"
         events = (Event(updates, "diverged", {"loss": _or_none(final["eval_loss"])}),)
@@ -107,7 +128,7 @@ def finish(
         name=cell.name or task.name,
         config={
             "task": task.name,
-            "optimizer": spec.to_spec(),
+            "optimizer": cell.rule(spec).to_spec(),
             "schedule": cell.schedule.to_spec(),
             "steps": steps,
             "seed": cell.seed,
@@ -119,6 +140,31 @@ def finish(
         environment=environment,
         cost=Cost(forwards=forwards, gradients=seen, updates=updates, seconds=seconds),
     )
+
+
+@dataclass
+class Looks:
+    """Columns from the caller's own functions, for a run's first and last row."""
+
+    start: Mapping[str, float] = field(default_factory=dict)
+    end: Mapping[str, float] = field(default_factory=dict)
+
+
+def look(fn: Look, index: int, model: nn.Module, task: Task, seed: int) -> dict[str, float]:
+    """``fn(index, model)`` with the model in train mode, from the run's seed and without a trace on generators.
+
+    Raises:
+        TypeError: It returned no mapping.
+        ValueError: A column has the name of one that every run has, or of a metric.
+    """
+    with isolated_rng(seed), mode_of(model, training=True):
+        columns = fn(index, model)
+    if not isinstance(columns, Mapping):
+        raise TypeError(f"at_start, at_end: expected columns as a dict of numbers, got {type(columns).__name__}")
+    taken = {"step", "loss", "lr", "eval_loss", *task.metrics} & set(columns)
+    if taken:
+        raise ValueError(f"at_start, at_end: the column {sorted(taken)[0]!r} is the run's own; give another name")
+    return dict(columns)
 
 
 def has_survived(final: Mapping[str, float], first_loss: float) -> bool:

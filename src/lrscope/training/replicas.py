@@ -21,7 +21,7 @@ from lrscope.training.cell import Cell
 from lrscope.training.evaluate import weighted_means
 from lrscope.training.grouping import Feed, chunks, default_chunk, seeds_mix
 from lrscope.training.program import CannotBatch, Program, Traits, examine
-from lrscope.training.recording import FloatArray, OnProgress, OnRun, ShouldStop
+from lrscope.training.recording import FloatArray, Look, OnProgress, OnRun, ShouldStop
 
 LOOK_EVERY = 10
 """Steps between looks at the losses: each waits for the device, and a diverged replica runs on until the next."""
@@ -39,6 +39,8 @@ def replicas(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
     on_run: OnRun | None = None,
+    at_start: Look | None = None,
+    at_end: Look | None = None,
 ) -> list[Run]:
     """Train one run per cell, several at a time as one tensor program; equal to training each on its own.
 
@@ -49,7 +51,7 @@ def replicas(
     Args:
         task: What is trained.
         optimizer: A spec, or what :meth:`OptimizerSpec.parse` reads.
-        cells: Schedule and seed of each run.
+        cells: Schedule and seed of each run, and numbers of the rule that are its own.
         steps: Updates of each run.
         record_every: Steps between rows; the last loss is always among them.
         evaluate: Evaluate finished runs after the last update.
@@ -57,6 +59,9 @@ def replicas(
         on_progress: Called now and then with updates done and updates in all.
         should_stop: Asked every few steps; once true, what still runs is returned as ``interrupted``.
         on_run: Called with the index of a cell and its run as soon as it is known, so that nothing known is lost.
+        at_start, at_end: ``fn(index, model)`` -> columns for the run's first or last row, called with the model as
+            it is before the first or after the last update, in train mode, from the cell's seed and without a trace
+            on the run. A run that diverged or was interrupted has no end. What it raises is the caller's to see.
 
     Returns:
         Runs in the order of ``cells``. Rows: ``loss`` and ``lr`` of the update that starts at ``step``, and a last
@@ -65,10 +70,11 @@ def replicas(
     Raises:
         CannotBatch: The model cannot run as a batched program; :func:`run_cells` falls back to serial.
         TaskError: The task breaks its contract.
-        ValueError, TypeError: An argument is out of range or of the wrong type.
+        ValueError, TypeError: An argument is out of range or of the wrong type, or ``at_start`` or ``at_end``
+            returned something else than columns of their own.
     """
     spec = OptimizerSpec.parse(optimizer)
-    recording.check(task, cells, steps, record_every=record_every, chunk=chunk)
+    recording.check(task, spec, cells, steps, record_every=record_every, chunk=chunk)
     first = cells[0].seed
     batch = task.to_device(next(BatchStream(task.train, first)))
     traits = examine(task, first, batch)
@@ -77,15 +83,17 @@ def replicas(
     runs: dict[int, Run] = {}
     done = 0
     for part in chunks(cells, size, by_seed=not seeds_mix(task, cells, traits)):
-        job = _Chunk(task, spec, [cells[i] for i in part], steps, traits)
+        job = _Chunk(task, spec, cells, part, steps, traits)
 
         def progress(updates: int, before: int = done) -> None:
             if on_progress is not None:
                 on_progress(before + updates, steps * len(cells))
 
         started = time.perf_counter()
-        job.train(progress, should_stop)
+        job.train(progress, should_stop, at_start)
         final = job.evaluate() if evaluate else {}
+        if at_end is not None:
+            job.look_at_end(at_end, final)
         seconds = (time.perf_counter() - started) / len(part)
         for row, i in enumerate(part):
             runs[i] = recording.finish(
@@ -98,6 +106,7 @@ def replicas(
                 record_every=record_every,
                 status=job.status[row],
                 final=final.get(row, {}),
+                looks=job.looks[row],
                 forwards=job.evaluated / task.count(batch) if row in final else 0.0,
                 seconds=seconds,
                 environment=environment,
@@ -111,11 +120,21 @@ def replicas(
 class _Chunk:
     """One program from its first update to its evaluation. Rows are cells; the program holds those still active."""
 
-    def __init__(self, task: Task, spec: OptimizerSpec, cells: Sequence[Cell], steps: int, traits: Traits) -> None:
-        self.task, self.cells, self.steps, self.traits = task, cells, steps, traits
+    def __init__(
+        self,
+        task: Task,
+        spec: OptimizerSpec,
+        cells: Sequence[Cell],
+        part: Sequence[int],
+        steps: int,
+        traits: Traits,
+    ) -> None:
+        self.task, self.part, self.steps, self.traits = task, part, steps, traits
+        self.cells = cells = [cells[i] for i in part]
+        self.looks = [recording.Looks() for _ in cells]
         self.evaluated = 0  # examples that went through each replica for its evaluation
         self.program = Program(task, [c.seed for c in cells], traits)
-        self.rule = FunctionalOptimizer(spec)
+        self.rule = FunctionalOptimizer([c.rule(spec) for c in cells])
         self.state = self.rule.init(self.program.theta)
         theta = self.program.theta
         # Learning rates of low-precision models stay in float32: rounded to 8 bits they would be other schedules.
@@ -128,7 +147,7 @@ class _Chunk:
         self.seen = [0] * len(cells)  # losses of each row that count
         self.limits = np.full(len(cells), np.inf)
 
-    def train(self, progress: Any, should_stop: ShouldStop | None) -> None:
+    def train(self, progress: Any, should_stop: ShouldStop | None, at_start: Look | None) -> None:
         seeds = [c.seed for c in self.cells]
         feed = Feed.of(self.task, seeds)
         program, rates, columns = self.program, self.rates, slice(None)
@@ -137,6 +156,9 @@ class _Chunk:
                 if step % LOOK_EVERY == 0 and should_stop is not None and should_stop():
                     self._end(step, "interrupted")
                     return
+                if step == 0 and at_start is not None:
+                    for row in self.active:
+                        self.looks[row].start = self._look_at(at_start, row)
                 losses, grads = program.gradients(*feed.next([seeds[row] for row in self.active]))
                 if step == 0:
                     self._compare(losses, grads)
@@ -170,7 +192,7 @@ class _Chunk:
             kept = torch.tensor([i for i, row in enumerate(self.active) if row not in gone], dtype=torch.long)
             kept = kept.to(self.rates.device)
             self.program.keep(kept)
-            self.state = self.state.keep(kept)
+            self.rule, self.state = self.rule.keep(kept), self.state.keep(kept)
             self.active = [row for row in self.active if row not in gone]
         return bool(gone)
 
@@ -200,6 +222,18 @@ class _Chunk:
             means, self.evaluated = weighted_means(self.task, self.program.measure)
         columns = {name: values.cpu().tolist() for name, values in means.items()}
         return {row: {name: column[i] for name, column in columns.items()} for i, row in enumerate(rows)}
+
+    def look_at_end(self, fn: Look, final: Mapping[int, Mapping[str, float]]) -> None:
+        """What ``fn`` sees in the models of the rows that finished."""
+        for row in self.active:
+            first = float(self.losses[0, row])
+            if self.status[row] == "finished" and recording.has_survived(final.get(row, {}), first):
+                self.looks[row].end = self._look_at(fn, row)
+
+    def _look_at(self, fn: Look, row: int) -> dict[str, float]:
+        seed = self.cells[row].seed
+        model = self.program.model_of(self.active.index(row), seed)
+        return recording.look(fn, self.part[row], model, self.task, seed)
 
     def losses_of(self, row: int) -> FloatArray:
         return self.losses[: self.seen[row], row].double().cpu().numpy()

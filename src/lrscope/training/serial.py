@@ -16,7 +16,7 @@ from lrscope.training import recording
 from lrscope.training.cell import Cell
 from lrscope.training.divergence import has_diverged
 from lrscope.training.evaluate import evaluated
-from lrscope.training.recording import OnProgress, ShouldStop
+from lrscope.training.recording import Look, OnProgress, ShouldStop
 
 
 def train_one(
@@ -29,17 +29,24 @@ def train_one(
     evaluate: bool = True,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    at_start: Look | None = None,
+    at_end: Look | None = None,
+    index: int = 0,
 ) -> Run:
-    """Train one cell and return its record; arguments as in :func:`~lrscope.training.replicas`."""
+    """Train one cell and return its record; arguments as in :func:`~lrscope.training.replicas`.
+
+    ``index`` is the cell's place among others, for ``at_start`` and ``at_end``.
+    """
     spec = OptimizerSpec.parse(optimizer)
-    recording.check(task, [cell], steps, record_every=record_every)
+    recording.check(task, spec, [cell], steps, record_every=record_every)
     model = task.model(cell.seed)
     rates = cell.schedule.values(steps)
-    opt = spec.build([p for p in model.parameters() if p.requires_grad], lr=rates[0])
+    opt = cell.rule(spec).build([p for p in model.parameters() if p.requires_grad], lr=rates[0])
     stream = BatchStream(task.train, cell.seed)
     losses: list[float] = []
     status: Status = "finished"
     final: dict[str, float] = {}
+    looks = recording.Looks()
     forwards, num_examples = 0.0, 1
 
     started = time.perf_counter()
@@ -48,6 +55,8 @@ def train_one(
             if should_stop is not None and should_stop():
                 status = "interrupted"
                 break
+            if step == 0 and at_start is not None:  # a model of its own, so that whatever is done to it stays there
+                looks.start = recording.look(at_start, index, task.model(cell.seed), task, cell.seed)
             for group in opt.param_groups:
                 group["lr"] = float(rates[step])
             opt.zero_grad()
@@ -65,6 +74,8 @@ def train_one(
         if evaluate and status == "finished":
             final, examples = evaluated(task, model)
             forwards = examples / num_examples
+    if at_end is not None and status == "finished" and recording.has_survived(final, losses[0]):
+        looks.end = recording.look(at_end, index, model, task, cell.seed)
     return recording.finish(
         task,
         spec,
@@ -75,6 +86,7 @@ def train_one(
         record_every=record_every,
         status=status,
         final=final,
+        looks=looks,
         forwards=forwards,
         seconds=time.perf_counter() - started,
         environment=versions(),
