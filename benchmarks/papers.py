@@ -1,10 +1,12 @@
-"""What the papers state, run: writes docs/papers/outcomes.json and the tables of the pages beside it.
+"""What papers state, run: writes docs/papers/ledger.json and the tables of the pages beside it.
 
-    OMP_NUM_THREADS=1 python benchmarks/papers.py                       # everything, 20 minutes of one core
-    python benchmarks/papers.py li2019 kalra2024/14                     # a paper, a check
-    python benchmarks/papers.py --pages                                 # the pages from the outcomes, no run
+    python benchmarks/papers.py                                         # everything, 20 minutes of one core
+    python benchmarks/papers.py li2019 kalra2024/gi-adam-boundary       # a paper, a claim
+    python benchmarks/papers.py --pages                                 # the pages from the ledger, no run
 
-Each check runs with the settings of the fact sheets; its outcome replaces the one before as soon as it is there.
+Each claim runs with its own settings; its outcome joins those of earlier versions in the ledger as soon as it is
+there, in the place of one of the same commit. Outcomes that ``lrscope reproduce`` has left in its directory are
+taken from there.
 """
 
 from __future__ import annotations
@@ -12,48 +14,57 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lrscope.papers import PAPERS, Check, checks
+from lrscope.papers import PAPERS, Claim, claims
+from lrscope.papers.claim import Outcome
+from lrscope.papers.reproduce import ask, reproduce
+from lrscope.papers.words import condensed, measured
 from lrscope.records import environment
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "papers"
-OUTCOMES = DOCS / "outcomes.json"
+LEDGER = DOCS / "ledger.json"
 BEGIN, END = "<!-- outcomes: written by benchmarks/papers.py -->\n", "<!-- end of outcomes -->\n"
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="papers and checks, such as li2019 or kalra2024/14")
+    parser.add_argument("names", nargs="*", help="papers and claims, such as li2019 or kalra2024/thresholds")
     parser.add_argument("--pages", action="store_true", help="write the pages only")
+    parser.add_argument("--out", type=Path, default=Path("lrscope-runs/reproduce"), help="as of lrscope reproduce")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     if not options.pages:
-        for check in checks(*options.names).values():
-            outcome = check()
-            print(outcome, f"[{outcome.seconds:.0f} s]", flush=True)
-            record(outcome.to_dict())
+        for news in reproduce(ask(claims(*options.names).values()), options.out):
+            if news.outcome is not None:
+                print(news.outcome, f"[{news.outcome.seconds:.0f} s]", flush=True)
+                record(news.outcome)
+            elif news.error:
+                print(news.id, news.error, flush=True)
     write_pages()
     return 0
 
 
-def record(found: dict[str, Any]) -> None:
-    stored = outcomes()
-    versions = {key: value for key, value in environment().items() if key != "command"}
-    stored[found.pop("id")] = found | {"environment": versions | {"commit": _commit()}}
-    ordered = {id: stored[id] for id in checks() if id in stored}
-    OUTCOMES.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+def record(outcome: Outcome) -> None:
+    stored = ledger()
+    versions = {key: value for key, value in environment().items() if key != "command"} | {"commit": _commit()}
+    entry = {key: value for key, value in outcome.to_dict().items() if key != "id"} | {"environment": versions}
+    before = [old for old in stored.get(outcome.id, []) if old["environment"]["commit"] != versions["commit"]]
+    stored[outcome.id] = [*before, entry]
+    ordered = {id: stored[id] for id in claims() if id in stored}
+    LEDGER.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 
-def outcomes() -> dict[str, Any]:
-    return json.loads(OUTCOMES.read_text(encoding="utf-8")) if OUTCOMES.exists() else {}
+def ledger() -> dict[str, list[dict[str, Any]]]:
+    """Of each claim its outcomes, the newest last."""
+    return json.loads(LEDGER.read_text(encoding="utf-8")) if LEDGER.exists() else {}
+
+
+def latest() -> dict[str, dict[str, Any]]:
+    return {id: entries[-1] for id, entries in ledger().items()}
 
 
 def _commit() -> str:
@@ -70,34 +81,46 @@ def write_pages() -> None:
 
 
 def rendered(paper: str) -> str:
-    """A table of the paper's checks, and what each of them is and measured."""
-    stored = outcomes()
-    lines = ["", "| check | claim | verdict | seeds | seconds |", "|---|---|---|---|---|"]
+    """A table of the paper's claims, and what each of them is and measured."""
+    stored = latest()
+    lines = ["", "| claim | statement | verdict | seeds | seconds |", "|---|---|---|---|---|"]
     sections: list[str] = []
-    for id, check in checks(paper).items():
+    for id, claim in claims(paper).items():
         found = stored.get(id)
-        number = id.partition("/")[2]
         if found is None:
-            lines.append(f"| {number} | {check.claim} | not run | | |")
+            lines.append(f"| {claim.name} | {claim.statement} | not run | | |")
             continue
-        lines.append(
-            f"| [{number}](#{_anchor(id)}) | {check.claim} | {found['verdict']} | {_seeds(found)} | {found['seconds']:.0f} |"
-        )
-        sections += _section(id, check, found)
+        row = (claim.statement, found["verdict"], _seeds(found), f"{found['seconds']:.0f}")
+        lines.append(f"| [{claim.name}](#{_anchor(id)}) | " + " | ".join(row) + " |")
+        sections += _section(id, claim, found)
     return "\n".join([*lines, "", *sections])
 
 
-def _section(id: str, check: Check, found: dict[str, Any]) -> list[str]:
-    lines = [f"({_anchor(id)})=", f"### {id}", "", f"{check.claim}. {found['verdict'].capitalize()}.", ""]
-    lines += [_prose(check.setting), "", "| criterion | holds |", "|---|---|"]
-    lines += [f"| {words} | {'yes' if good else '**no**'} |" for words, good in found["holds"].items()]
-    lines.append("")
+def _section(id: str, claim: Claim, found: dict[str, Any]) -> list[str]:
+    known = {"source": "read in the paper or its code", "recalled": "recalled", "inferred": "follows from the paper"}
+    lines = [f"({_anchor(id)})=", f"### {claim.name}", "", f"{claim.statement}. {found['verdict'].capitalize()}.", ""]
+    lines += [f"Where: {claim.where} ({known[claim.sure]}). {_code(claim)}.", ""]
+    lines += [_prose(claim.setting), "", "| criterion | holds |", "|---|---|"]
+    says = {True: "yes", False: "**no**", None: "open"}
+    lines += [f"| {words} | {says[good]} |" for words, good in found["holds"].items()]
+    lines += ["", *(f"- **{line.replace(': ', '**: ', 1)}" for line in measured(_outcome(id, found)).splitlines())]
     for name, value in found["numbers"].items():
+        if name in found["shows"]:
+            continue
         if isinstance(value, dict) and all(isinstance(v, dict) and "values" not in v for v in value.values()):
             lines += [f"- {_words(name)}:", *(f"  - {_words(k)}: {condensed(v)}" for k, v in value.items())]
         else:
             lines.append(f"- {_words(name)}: {condensed(value)}")
     return [*lines, ""]
+
+
+def _outcome(id: str, found: dict[str, Any]) -> Outcome:
+    return Outcome.from_dict({"id": id, **found})
+
+
+def _code(claim: Claim) -> str:
+    """Where the code is that checks it."""
+    return f"Code: `{claim.measure.__module__}.{claim.measure.__qualname__}`"
 
 
 def _prose(docstring: str) -> str:
@@ -116,32 +139,6 @@ def _seeds(found: dict[str, Any]) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def condensed(value: Any) -> str:
-    """Numbers for the eye: a mean with its standard error, a few values, or the range of many."""
-    if isinstance(value, dict):
-        if {"mean", "stderr", "values"} <= set(value):
-            extra = "".join(
-                f", {_words(k)} {condensed(v)}" for k, v in value.items() if k not in ("mean", "stderr", "values")
-            )
-            return f"{_number(value['mean'])} ± {_number(value['stderr'])} ({condensed(value['values'])}){extra}"
-        return "; ".join(f"{_words(k)}: {condensed(v)}" for k, v in value.items())
-    if isinstance(value, list):
-        if not value:
-            return "none"
-        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-            if len(value) <= 6:
-                return ", ".join(map(_number, value))
-            return f"{_number(min(value))} to {_number(max(value))} (median {_number(statistics.median(value))})"
-        if all(isinstance(v, dict) for v in value):  # a table: its columns
-            return condensed({key: [row[key] for row in value if key in row] for key in value[0]})
-        return " / ".join(condensed(v) for v in value)
-    return _number(value) if isinstance(value, int | float) else str(value)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ ENTERS = {
         "training",
     },
     "papers": {
+        "_version",
         "curvature",
         "errors",
         "isolation",
@@ -122,6 +123,7 @@ ENTERS = {
         "errors",
         "landscape",
         "optimizers",
+        "papers",
         "planning",
         "records",
         "reports",

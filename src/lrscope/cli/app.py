@@ -53,6 +53,7 @@ app.command("lrscope.cli.train:train", help="Train TASK with a schedule you give
 app.command("lrscope.cli.show:show", help="Preview a schedule in the terminal or as PNG, SVG or CSV.")
 app.command("lrscope.cli.check:check", help="Compare the learning rates in a checkpoint with the schedule's.")
 app.command("lrscope.cli.convert:convert", help="Translate weight decay into an equivalent exponential schedule.")
+app.command("lrscope.cli.reproduce:reproduce", help="Measure what papers state, and say whether it holds.")
 app.command("lrscope.cli.report:report", help="Write the report of a run directory, finished or not.")
 
 

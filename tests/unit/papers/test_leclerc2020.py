@@ -5,13 +5,15 @@ import json
 import pytest
 import torch
 
-from lrscope.papers import checks, leclerc2020
+from lrscope.papers import claims, leclerc2020
 
 NOT_REPRODUCED = {
     # Momentum 0.9 leaves few rates whose loss never rises in 80 steps; at seed 1 the best of them gains 2.0-fold.
-    "leclerc2020/L3": {"each step up in momentum lowers it threefold or more (falling runs, seed 1)"},
+    "leclerc2020/momentum-helps-small-steps": {
+        "each step up in momentum lowers it threefold or more (falling runs, seed 1)"
+    },
     # Its last phase, with momentum, fits the training set further than 600 epochs of small steps do.
-    "leclerc2020/L4": {
+    "leclerc2020/large-first-generalises": {
         "0.5 x100, then 0.005 with momentum x50: its training loss is not below that of small steps only"
     },
 }
@@ -19,9 +21,9 @@ NOT_REPRODUCED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("id", checks("leclerc2020"))
+@pytest.mark.parametrize("id", claims("leclerc2020"))
 def test_checks_as_stated(id):
-    outcome = checks(id)[id]()
+    outcome = claims(id)[id]()
     assert set(outcome.failed) == NOT_REPRODUCED.get(id, set()), f"{outcome}\n{outcome.numbers}"
     assert json.loads(json.dumps(outcome.to_dict()))["id"] == id
 
@@ -75,7 +77,7 @@ def test_rises_forgive_rounding_alone():
 
 
 def test_a_small_version_of_the_regime_sweep():
-    outcome = checks("leclerc2020/L6")["leclerc2020/L6"]
+    outcome = claims("leclerc2020/gradient-turns")["leclerc2020/gradient-turns"]
     assert outcome.paper == "leclerc2020"
     small = leclerc2020._probed("MLP", 0.5, 0.005, 0)
     large = leclerc2020._probed("MLP", 0.5, 1.0, 0)

@@ -69,7 +69,7 @@ def test_nothing_recorded_is_an_error():
 @pytest.mark.parametrize(("scale", "kind"), [(0.2, "sharpening"), (1.0, "constant")])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_uv_models_way(scale, kind, seed):
-    """Small weights sharpen, usual ones stay: kalra2024/17, on the recorded curvature."""
+    """Small weights sharpen, usual ones stay: kalra2024/sign-rule, on the recorded curvature."""
     uv = UV(64, y=2.0, scale=scale, seed=seed)
     lr = 0.2 / uv.kernel
     run = uv.run(lr, 4000)

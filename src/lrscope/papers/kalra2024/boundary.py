@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from lrscope.papers.check import Holds, Numbers, check
+from lrscope.papers.claim import Holds, Numbers, claim
 from lrscope.papers.kalra2024.grids import PEAKS, Grid, grid
 from lrscope.papers.kalra2024.networks import FCN, ResidualMLP, minibatches
 
@@ -33,7 +33,13 @@ def _table(grids: dict[str, Grid]) -> Numbers:
     }
 
 
-@check("kalra2024/14", "GI-Adam moves the learning rate up to which training works as far up as a warmup does")
+@claim(
+    "kalra2024/gi-adam-boundary",
+    "GI-Adam moves the learning rate up to which training works as far up as a warmup does",
+    where="Figs. 23 to 25 and the authors' tables",
+    sure="source",
+    shows=["last_good_peak"],
+)
 def failure_boundary(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
 ) -> tuple[Numbers, Holds]:
@@ -53,7 +59,13 @@ def failure_boundary(
     }
 
 
-@check("kalra2024/15", "Adam past the failure boundary fails without ever diverging")
+@claim(
+    "kalra2024/adam-fails-quietly",
+    "Adam past the failure boundary fails without ever diverging",
+    where="Fig. 26",
+    sure="source",
+    shows=["largest_loss"],
+)
 def never_diverges(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
 ) -> tuple[Numbers, Holds]:
@@ -68,7 +80,13 @@ def never_diverges(
     return numbers, {f"{name}: no number that is not finite": bool(g.finite.all()) for name, g in found.items()}
 
 
-@check("kalra2024/16", "A random second moment of the right size helps as the gradient's own does")
+@claim(
+    "kalra2024/random-second-moment",
+    "A random second moment of the right size helps as the gradient's own does",
+    where="Fig. 31",
+    sure="source",
+    shows=["last_good_peak"],
+)
 def random_second_moment(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
 ) -> tuple[Numbers, Holds]:
@@ -81,7 +99,17 @@ def random_second_moment(
     }
 
 
-@check("kalra2024/contrary-a", "A longer warmup raises the largest learning rate that Adam trains with")
+@claim(
+    "kalra2024/adam-warmup-range",
+    "A longer warmup raises the largest learning rate that Adam trains with",
+    where="heat maps of Adam",
+    sure="source",
+    shows=["last_good_peak"],
+    unlike=(
+        "without normalisation the plain network fails late, at the peak itself, which a warmup only "
+        "puts off; with normalisation a warmup does what the paper says (kalra2024/gi-adam-boundary)"
+    ),
+)
 def without_normalisation(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, warmups: Sequence[int] = (1, 32, 100, 250)
 ) -> tuple[Numbers, Holds]:
@@ -91,7 +119,17 @@ def without_normalisation(
     return _table(found), {f"last good peak at warmup {max(warmups)} above that without": good[-1] > good[0]}
 
 
-@check("kalra2024/contrary-b", "Without warmup RAdam tolerates smaller learning rates than GI-Adam")
+@claim(
+    "kalra2024/radam-range",
+    "Without warmup RAdam tolerates smaller learning rates than GI-Adam",
+    where="the authors' tables of WRN-16-4 on CIFAR-10",
+    sure="source",
+    shows=["last_good_peak"],
+    unlike=(
+        "RAdam's first five updates are not divided by the second moment, so how far it gets depends on "
+        "the size of the gradients, which here are small"
+    ),
+)
 def radam_below_giadam(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
 ) -> tuple[Numbers, Holds]:

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 
 import torch
 
-from lrscope.papers.check import Holds, Numbers, check
+from lrscope.papers.claim import Holds, Numbers, claim
 from lrscope.solvable.quadratic import Quadratic
 from lrscope.solvable.uv import UV
 
 
-@check(
-    "kalra2024/1", "The largest stable rate of gradient descent, momentum and Adam is 2, 3.8 and 38 over curvature"
+@claim(
+    "kalra2024/thresholds",
+    "The largest stable rate of gradient descent, momentum and Adam is 2, 3.8 and 38 over curvature",
+    where="instability thresholds",
+    sure="source",
+    shows=["gd", "momentum", "adam"],
 )
 def thresholds(steps: int = 3000) -> tuple[Numbers, Holds]:
     """A parabola of curvature 1: the smallest of 100 rates that grows, between ever closer neighbours."""
@@ -35,7 +39,13 @@ def _grows_from(model: Quadratic, steps: int) -> float:
     return math.sqrt(low * high)
 
 
-@check("kalra2024/17", "Networks that start flat sharpen, those that start sharp flatten, by the size of the weights")
+@claim(
+    "kalra2024/sign-rule",
+    "Networks that start flat sharpen, those that start sharp flatten, by the size of the weights",
+    where="arXiv 2311.02076, the UV model",
+    sure="inferred",
+    shows=["final_over_initial_curvature"],
+)
 def sign_rule(
     width: int = 64, y: float = 2.0, seeds: Sequence[int] = (0, 1, 2), steps: int = 4000
 ) -> tuple[Numbers, Holds]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrscope.isolation import isolated_rng
-from lrscope.papers.check import Holds, Numbers, check
+from lrscope.papers.claim import Holds, Numbers, claim
 
 Seeds = Sequence[int]
 Activation = Callable[[Tensor], Tensor]
@@ -121,7 +121,13 @@ def _net(seed: int, *sizes: Any, **options: Any) -> NTKNet:
         return NTKNet(*sizes, **options)
 
 
-@check("lewkowycz2020/L5", "ReLU networks catapult above 2 / kernel: the loss rises, then the kernel is below 2 / lr")
+@claim(
+    "lewkowycz2020/relu-catapult",
+    "ReLU networks catapult above 2 / kernel: the loss rises, then the kernel is below 2 / lr",
+    where="Fig. 3 a-c",
+    sure="source",
+    shows=["largest_loss_over_first", "largest_lr_x_kernel_from_step_30"],
+)
 def relu_catapult(
     seeds: Seeds = (0, 1, 2),
     width: int = 1024,
@@ -152,7 +158,13 @@ def relu_catapult(
 GRID = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0)
 
 
-@check("lewkowycz2020/L6", "Linear networks diverge from about 4 / kernel on, ReLU networks far later, near 12")
+@claim(
+    "lewkowycz2020/largest-rate",
+    "Linear networks diverge from about 4 / kernel on, ReLU networks far later, near 12",
+    where="Fig. 3 and the text on 12 / kernel",
+    sure="source",
+    shows=["median"],
+)
 def where_it_diverges(
     seeds: Seeds = (0, 1, 2), widths: Sequence[int] = (256, 512), grid: Sequence[float] = GRID, steps: int = 60
 ) -> tuple[Numbers, Holds]:
@@ -181,7 +193,13 @@ def where_it_diverges(
     }
 
 
-@check("lewkowycz2020/L7", "The best learning rate lies above 2 / kernel, also for a fixed learning rate x steps")
+@claim(
+    "lewkowycz2020/best-rate",
+    "The best learning rate lies above 2 / kernel, also for a fixed learning rate x steps",
+    where="Figs. 4 and 5",
+    sure="source",
+    shows=["mean", "best_c"],
+)
 def best_rate(
     seeds: Seeds = (0, 1, 2),
     lazy: Sequence[float] = (0.5, 1.0, 1.5, 1.9),

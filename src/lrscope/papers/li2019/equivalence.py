@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lrscope.optimizers import EquivalentLR, ScheduledLR
-from lrscope.papers.check import Holds, Numbers, check
+from lrscope.papers.claim import Holds, Numbers, claim
 from lrscope.papers.li2019.networks import BATCH, NormalisedNet, Rates, digits, loss_of, network
 from lrscope.schedules import (
     Constant,
@@ -265,7 +265,14 @@ def _groups(bench: Bench, schedule: Schedule, translated: bool, scale: float | N
     return _steps(net, optimizer, bench.steps, lambda _t, _o: None, scheduler.step)
 
 
-@check("li2019/1", "SGD with weight decay is SGD without it at an exponentially growing learning rate, step by step")
+@claim(
+    "li2019/equivalence",
+    "SGD with weight decay is SGD without it at an exponentially growing learning rate, step by step",
+    where="the main theorem",
+    sure="source",
+    shows=["gap_if_right"],
+    headline=True,
+)
 def equivalence(seeds: Sequence[int] = (0, 1, 2), steps: int = 300) -> tuple[Numbers, Holds]:
     """64-24-24-24 with batch normalisation (eps 0, no affine) and a fixed head, batches of 64, 300 steps in float64:
     largest gap over all steps of normalised weights and of logits of 100 other images, between two runs.

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lrscope.papers.check import Holds, Numbers, check
+from lrscope.papers.claim import Holds, Numbers, claim
 from lrscope.solvable.last_layer import LastLayer, run_together
 from lrscope.solvable.scale_invariant import NormEquilibrium, ScaleInvariant
 
@@ -35,7 +35,13 @@ def random_gradients(
     }
 
 
-@check("li2019/6", "Normalisation alone and weight decay alone converge; both together do not")
+@claim(
+    "li2019/last-layer",
+    "Normalisation alone and weight decay alone converge; both together do not",
+    where="abstract, the toy problem",
+    sure="source",
+    shows=["mean_error_of_last_tenth"],
+)
 def last_layer(steps: int = 40_000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     """With m = 20, B = 100, lr 0.1, weight decay 0.05; measured floors beside the predicted ones."""
     rows, flat, ejected = [], [], []
@@ -71,7 +77,13 @@ def last_layer(steps: int = 40_000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[N
     }
 
 
-@check("li2019/7", "Full-batch training of a scale-invariant loss with weight decay never settles")
+@claim(
+    "li2019/never-settles",
+    "Full-batch training of a scale-invariant loss with weight decay never settles",
+    where="arXiv 2010.02916, full-batch descent",
+    sure="source",
+    shows=["largest_late_loss"],
+)
 def never_settles(steps: int = 20_000) -> tuple[Numbers, Holds]:
     """x^2 / (x^2 + y^2) from (1, 0.5), lr = wd = 0.05."""
     spikes = {}
@@ -91,7 +103,13 @@ def never_settles(steps: int = 20_000) -> tuple[Numbers, Holds]:
     }
 
 
-@check("li2019/8", "Only lr x weight decay matters: (lr, wd, weights) and (4 lr, wd / 4, 2 weights) train alike")
+@claim(
+    "li2019/intrinsic-lr",
+    "Only lr x weight decay matters: (lr, wd, weights) and (4 lr, wd / 4, 2 weights) train alike",
+    where="arXiv 2010.02916, Lemma 2.4",
+    sure="source",
+    shows=["largest_gap"],
+)
 def intrinsic_lr(steps: int = 2000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     """Gradient descent by autograd on x^2 / (x^2 + y^2); SGD on the normalised last layer, and how it turns.
 
@@ -114,7 +132,13 @@ def intrinsic_lr(steps: int = 2000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[N
     }
 
 
-@check("li2019/11", "Relative clipping keeps the norm steady under rare, huge gradients")
+@claim(
+    "li2019/relative-clipping",
+    "Relative clipping keeps the norm steady under rare, huge gradients",
+    where="arXiv 2202.00980, relative clipping",
+    sure="source",
+    shows=["largest_over_median_norm"],
+)
 def clipping(steps: int = 20_000, dim: int = 200, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     """Random tangential gradients, 0.5 % of them 50 times as long; lr 0.1, weight decay 0.01."""
     model, lr = NormEquilibrium(0.01), 0.1

@@ -1,0 +1,125 @@
+"""Claims run and kept: nothing is run twice, another setting or edit is another run, and what fails says so."""
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from lrscope.cli.app import call
+from lrscope.papers import Claim, claims, reproduce
+from lrscope.papers.reproduce import ask
+from lrscope.papers.reproduce import reproduce as run
+
+FAST = ["kalra2024/sign-rule", "lewkowycz2020/catapult-time"]
+"""Each takes less than a second."""
+UNLIKE = "lewkowycz2020/kernel-is-hessian"
+"""Usually not reproduced, in no time."""
+RUN = Claim.__call__
+
+
+def kinds(news):
+    return [(item.id, item.kind) for item in news]
+
+
+def test_an_outcome_is_kept_and_not_run_again(tmp_path):
+    asked = ask(claims(FAST[0]).values())
+    first = list(run(asked, tmp_path, engine="serial"))
+    assert kinds(first) == [(FAST[0], "began"), (FAST[0], "done")]
+    again = list(run(asked, tmp_path, engine="serial"))
+    assert kinds(again) == [(FAST[0], "kept")]
+    assert again[0].outcome.to_dict() == first[1].outcome.to_dict()
+    assert kinds(run(asked, tmp_path, engine="serial", fresh=True))[-1] == (FAST[0], "done")
+    (file,) = tmp_path.rglob("*.json")
+    assert json.loads(file.read_text())["environment"]["torch"]
+    file.write_text(file.read_text()[:100])  # as after a full disk
+    assert kinds(run(asked, tmp_path, engine="serial"))[-1] == (FAST[0], "done")
+
+
+def test_other_settings_and_edited_code_are_other_runs(tmp_path, monkeypatch):
+    files = [ask(claims(UNLIKE).values(), seeds=seeds)[0].file for seeds in (None, 2, 5)]
+    monkeypatch.setattr(reproduce, "_code", lambda claim: "edited")
+    files.append(ask(claims(UNLIKE).values())[0].file)
+    assert len(set(files)) == 4
+
+
+def test_seeds_are_a_number_or_a_range_and_only_where_there_are_any():
+    asked = ask(claims(UNLIKE, "kalra2024/gi-adam-identity", "kalra2024/thresholds").values(), seeds=2)
+    assert [one.given for one in asked] == [{"seeds": 2}, {"seeds": (0, 1)}, {}]
+    with pytest.raises(ValueError, match="seeds: expected a positive number, got 0"):
+        ask(claims(UNLIKE).values(), seeds=0)
+
+
+def test_processes_give_what_one_process_gives(tmp_path):
+    asked = ask(claims(*FAST, UNLIKE).values())
+    alone = {n.id: n.outcome for n in run(asked, tmp_path / "serial", engine="serial") if n.outcome}
+    beside = {n.id: n.outcome for n in run(asked, tmp_path / "processes") if n.outcome}
+    assert set(alone) == set(beside) == {*FAST, UNLIKE}
+    for id, outcome in alone.items():
+        assert outcome.numbers == beside[id].numbers
+
+
+def test_a_claim_that_raises_does_not_stop_the_others(tmp_path, monkeypatch):
+    bad = claims(FAST[0])[FAST[0]]
+
+    def broken(**_):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(Claim, "__call__", lambda c, **s: broken() if c is bad else RUN(c, **s))
+    news = list(run(ask(claims(FAST[0], UNLIKE).values()), tmp_path, engine="serial"))
+    assert ("kalra2024/sign-rule", "failed") in kinds(news)
+    assert (UNLIKE, "done") in kinds(news)
+    assert "no luck" in next(n.error for n in news if n.kind == "failed")
+
+
+def test_a_killed_process_is_told_of(tmp_path):
+    asked = ask(claims("lewkowycz2020/largest-rate", "li2019/texp").values())
+    killed, news = False, []
+    for item in run(asked, tmp_path):
+        news.append(item)
+        if item.kind == "began" and not killed:
+            killed = True
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+    failed = [item for item in news if item.kind == "failed"]
+    assert {item.id for item in failed} == {one.claim.id for one in asked}
+    assert "killed" in failed[0].error
+
+
+def test_the_command_prints_a_table_and_says_what_is_unusual(tmp_path, capsys):
+    assert call(["reproduce", FAST[1], UNLIKE, "--out", str(tmp_path), "--engine", "serial"]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 claims reproduced" in said
+    assert "width 20: agree within 2 %" in said
+    assert call(["reproduce", FAST[1], "--out", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["outcomes"][0]["verdict"] == "reproduced"
+    assert found["surprises"] == []
+
+
+def test_a_claim_that_unexpectedly_fails_is_exit_code_3(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Claim, "__call__", lambda c, **s: fails(RUN(c, **s)))
+    assert call(["reproduce", FAST[1], "--out", str(tmp_path), "--engine", "serial", "--fresh"]) == 3
+    assert f"unexpectedly not: {FAST[1]}" in capsys.readouterr().out
+
+
+def fails(outcome):
+    return replace(outcome, holds=dict.fromkeys(outcome.holds, False))
+
+
+def test_bad_names_and_options_are_refused_at_once(tmp_path, capsys):
+    assert call(["reproduce", "li2020"]) == 2
+    assert "did you mean 'li2019'" in capsys.readouterr().err
+    assert call(["reproduce", FAST[0], "--seeds", "0"]) == 2
+    assert "--seeds" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert call(["reproduce", FAST[0], "--out", str(tmp_path / "file")]) == 2
+    assert call(["reproduce", FAST[0], "--quick"]) == 2
+    assert "--quick" in capsys.readouterr().err
+
+
+def test_the_list_runs_nothing(capsys):
+    assert call(["reproduce", "li2019", "--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(claims("li2019"))
