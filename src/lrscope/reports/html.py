@@ -1,16 +1,13 @@
-"""The page: one file, no network, light and dark, wide and narrow."""
+"""The page of a run directory: what to run, what happened, why, and the evidence."""
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any
 
-from lrscope.records import strict_json
 from lrscope.reports import sections
-from lrscope.reports.markup import Markup, tag
+from lrscope.reports.document import document
 from lrscope.reports.pictures import pictures
 from lrscope.reports.story import Story
-from lrscope.reports.svg import css_variables
 
 MOST_POINTS = 2000  # per column in the embedded data; run.json beside the report holds every point
 
@@ -18,8 +15,8 @@ MOST_POINTS = 2000  # per column in the embedded data; run.json beside the repor
 def page(story: Story) -> str:
     """The whole report as HTML text."""
     drawn = pictures(story)
-    body = tag(
-        "main",
+    return document(
+        f"{story.task}: learning-rate report",
         sections.head(story),
         sections.missing(story),
         sections.run_this(story),
@@ -28,36 +25,17 @@ def page(story: Story) -> str:
         sections.evidence(story, drawn),
         sections.reproduce(story),
         sections.glossary(),
-    )
-    return "<!doctype html>\n" + tag(
-        "html",
-        tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="color-scheme", content="light dark"),
-            tag("title", f"{story.task}: learning-rate report"),
-            tag("style", Markup(style())),
-        ),
-        tag("body", body, tag("script", Markup(embedded(story)), type="application/json", id="lrscope-data")),
-        lang="en",
+        data=_data(story),
     )
 
 
-def style() -> str:
-    light, dark = css_variables(0), css_variables(1)
-    modes = f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    return modes + files("lrscope.reports").joinpath("page.css").read_text(encoding="utf-8")
-
-
-def embedded(story: Story) -> str:
-    """The data as JSON that cannot end its script element; long columns are thinned and say so."""
-    data = {
+def _data(story: Story) -> dict[str, Any]:
+    """What the page shows; long columns are thinned and say so."""
+    return {
         "plan": story.plan.to_dict() if story.plan else None,
         "trials": story.trials.to_dict() if story.plan is None else None,
         "runs": {name: _thinned(run.to_dict()) for name, run in story.runs.items()},
     }
-    return strict_json(data, separators=(",", ":"), default=str).replace("<", "\\u003c").replace("http", "\\u0068ttp")
 
 
 def _thinned(run: dict[str, Any]) -> dict[str, Any]:
