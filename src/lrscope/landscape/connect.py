@@ -1,0 +1,297 @@
+"""Mode connectivity: a curve of low loss between two networks, found by training its bends."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrscope.errors import MeasurementError
+from lrscope.landscape.barriers import along, check_count
+from lrscope.landscape.path import Kind, Path, combined
+from lrscope.landscape.points import Point
+from lrscope.landscape.profile import Barrier, Profile
+from lrscope.landscape.surface import OnProgress, Surface, Target
+from lrscope.objective import derivative
+from lrscope.optimizers import OptimizerSpec
+from lrscope.records import Cost
+
+DEFAULT_LR = {"sgd": 0.03}
+OTHER_LR = 1e-3
+REFINED = 8
+"""Further points on each side of the worst one of the grid."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A trained curve between two networks, and the loss along it.
+
+    Attributes:
+        path: The curve; ``curve(t)`` is a point on it, ``curve.points`` are its control points.
+        barrier: Along the curve, on a grid that was refined around its worst point.
+        status: ``"done"``, or ``"diverged"`` where the loss of a training step was not finite: the curve is then the
+            one before that step.
+        losses: Of the training steps, at the random places of ``ts``, without the L2 term; ``(steps,)`` each.
+        settings: What was asked for.
+        cost: Gradients and updates of training, and the forward passes of the evaluation.
+    """
+
+    path: Path
+    barrier: Barrier
+    status: Literal["done", "diverged"]
+    losses: np.ndarray
+    ts: np.ndarray
+    settings: dict[str, Any]
+    cost: Cost
+
+    def __call__(self, t: float) -> Tensor:
+        """Parameters at ``t``, ``(P,)``; bit by bit the networks given at t = 0 and 1."""
+        return self.path(t)
+
+    @property
+    def points(self) -> tuple[Tensor, ...]:
+        return self.path.points
+
+    @property
+    def bends(self) -> tuple[Tensor, ...]:
+        return self.path.points[1:-1]
+
+    @property
+    def profile(self) -> Profile:
+        return self.barrier.profile
+
+    @property
+    def length(self) -> float:
+        return self.path.length
+
+    @property
+    def detour(self) -> float:
+        """Length of the curve in units of the straight distance between its ends; ``nan`` if they are equal."""
+        return self.length / self.path.distance if self.path.distance > 0 else math.nan
+
+    def __str__(self) -> str:
+        diverged = " (training diverged)" if self.status == "diverged" else ""
+        form = f"{self.path.kind} with {len(self.bends)} bend(s), {self.detour:.3g} x the straight way"
+        return f"{form}{diverged}; {self.barrier}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the vectors themselves."""
+        return {
+            "kind": self.path.kind,
+            "length": self.length,
+            "distance": self.path.distance,
+            "status": self.status,
+            "settings": self.settings,
+            "barrier": self.barrier.to_dict(),
+            "losses": [float(x) if math.isfinite(x) else None for x in self.losses],
+            "ts": self.ts.tolist(),
+            "cost": self.cost.to_dict(),
+        }
+
+    def plot(self, ax: Any = None, **options: Any) -> Any:
+        """Draw the loss along the curve; returns the axes."""
+        return self.barrier.plot(ax, **{"label": self.path.kind, **options})
+
+
+def connect(
+    target: Target,
+    a: Point,
+    b: Point,
+    *,
+    kind: Kind = "bezier",
+    bends: int = 1,
+    steps: int = 1000,
+    optimizer: str | OptimizerSpec = "sgd(momentum=0.9)",
+    lr: float | None = None,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    of: str = "train_loss",
+    num_points: int = 61,
+    num_batches: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Curve:
+    r"""Train the bends of a curve between two networks so that the loss is low all along it.
+
+    .. math:: \min_{p_1 \ldots p_K} \; E_{t \sim U(0, 1)} \left[ L(\phi(t)) + \tfrac{w}{2} \|\phi(t)\|^2 \right]
+
+    Each step draws one t and one batch. The ends stay as they are, bit by bit. Bends start on the straight line,
+    equally spaced. The learning rate is ``lr`` for the first half of the steps, falls linearly to ``lr / 100`` until
+    0.9 of them, and stays there. In training BatchNorm uses the batch's statistics and, of a task, dropout is on;
+    for the evaluation that follows everything is as for :func:`barrier`.
+
+    Args:
+        target, a, b: As for :func:`barrier`.
+        kind: ``"bezier"`` (one bend: quadratic), smooth and drawn towards its bends, or ``"chain"``, straight from
+            one bend to the next.
+        bends: K, the number of trained control points.
+        steps: Updates.
+        optimizer: An update rule without weight decay of its own, such as ``"sgd(momentum=0.9)"`` or ``"adam"``.
+        lr: Peak learning rate; by default 0.03 for SGD and 0.001 for the others.
+        weight_decay: w. It acts on the point on the curve and not on the bends.
+        seed: Of t and of the batches' order.
+        of: As for :func:`barrier`.
+        num_points: Points of the grid that certifies the curve; 16 more are spent around its worst one.
+        num_batches: Training batches that it is evaluated on, for a task; training uses all.
+        on_progress: Called with updates done and in all.
+
+    Returns:
+        :class:`Curve`. Cost: ``steps`` gradients, and ``num_points + 16`` evaluations. Memory: the K + 2 points, the
+        momentum of K, and a training step's.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the message names it.
+        TaskError: As :func:`barrier`.
+        MeasurementError: The loss has no gradient.
+
+    References:
+        Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs,
+        2018, arXiv 1802.10026; the defaults of weight decay, shape of the learning rate, evaluation grid are those of
+        its public code. Its learning rate, 0.015, is for networks larger than what is trained in minutes.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind: expected 'bezier' or 'chain', got {kind!r}")
+    check_count("bends", bends, 1)
+    check_count("steps", steps, 1)
+    check_count("num_points", num_points, 2)
+    spec = _rule(optimizer)
+    peak = DEFAULT_LR.get(spec.name, OTHER_LR) if lr is None else lr
+    for name, value, above in (("lr", peak, True), ("weight_decay", weight_decay, False)):
+        good = isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or (value == 0 and not above))
+        if not good:
+            raise ValueError(
+                f"{name}: expected a finite number {'above 0' if above else 'of 0 or more'}, got {value!r}"
+            )
+    surface = Surface(target, num_batches=num_batches)
+    path = _straight(surface, a, b, kind, bends)
+    started = time.perf_counter()
+    settings = {
+        "kind": kind, "bends": bends, "steps": steps, "optimizer": str(spec), "lr": peak,
+        "weight_decay": weight_decay, "seed": seed,
+    }  # fmt: skip
+    path, losses, ts = _train(surface, path, spec, peak, weight_decay, steps, seed, on_progress)
+    spent = Cost(gradients=len(losses), updates=len(losses), seconds=time.perf_counter() - started)
+    found = _certificate(surface, path, num_points, of)
+    status = "done" if np.isfinite(losses).all() else "diverged"
+    return Curve(path, found, status, losses, ts, settings, spent + found.cost)
+
+
+def _rule(optimizer: str | OptimizerSpec) -> OptimizerSpec:
+    spec = OptimizerSpec.parse(optimizer)
+    if spec.weight_decay:
+        raise ValueError(
+            f"optimizer: {spec} decays the bends themselves; here the L2 term is of the point on the curve: give "
+            f"weight_decay={spec.weight_decay:g} to connect, and a rule without it ('adam' in place of 'adamw')"
+        )
+    return spec
+
+
+def _straight(surface: Surface, a: Point, b: Point, kind: Kind, bends: int) -> Path:
+    """The curve before training: control points equally spaced on the straight line."""
+    first, last = surface.read(a, b)
+    # Bends of half precision would not move by the small steps of training.
+    kept = torch.promote_types(surface.dtype, torch.float32)
+    first, last = first.to(kept), last.to(kept)
+    between = [combined((first, last), (1 - j / (bends + 1), j / (bends + 1))) for j in range(1, bends + 1)]
+    return Path((first, *between, last), kind, surface.dtype)
+
+
+def lr_factor(progress: float) -> float:
+    """The learning rate's shape: flat for half of the steps, linear to a hundredth until 0.9 of them, and flat."""
+    return min(1.0, max(0.01, 1 - 0.99 * (progress - 0.5) / 0.4))
+
+
+def _train(
+    surface: Surface,
+    path: Path,
+    spec: OptimizerSpec,
+    lr: float,
+    weight_decay: float,
+    steps: int,
+    seed: int,
+    on_progress: OnProgress | None,
+) -> tuple[Path, np.ndarray, np.ndarray]:
+    first, last = path.points[0], path.points[-1]
+    bends = torch.stack(path.points[1:-1])
+    bends.requires_grad_()
+    rule = spec.build([bends], lr)
+    ts = np.random.default_rng(seed).random(steps)
+    table = replace(path, points=(first, *bends.detach(), last))  # the bends are views, which move with the updates
+    points = table.at(ts)
+    losses = np.full(steps, np.nan)
+    stream = surface.stream(seed)
+    held = {name: t.clone() for name, t in surface.rest.items()}  # BatchNorm moves its statistics, for nothing
+    functional = surface.functional()
+    with surface.training(seed), torch.enable_grad():
+        for step in range(steps):
+            leaf = points[step].requires_grad_()
+            loss, grad = _gradient(functional, leaf, surface, held, next(stream))
+            losses[step] = loss
+            if not math.isfinite(loss):
+                return _fixed(table), losses[: step + 1], ts[: step + 1]
+            with torch.no_grad():
+                grad = grad.to(bends.dtype)
+                if weight_decay:
+                    grad = grad.add(leaf, alpha=weight_decay)
+                shares = torch.as_tensor(points.weights[step, 1:-1], dtype=bends.dtype, device=bends.device)
+                bends.grad = torch.outer(shares, grad)
+            rule.param_groups[0]["lr"] = lr * lr_factor(step / steps)
+            rule.step()
+            if on_progress is not None:
+                on_progress(step + 1, steps)
+    return _fixed(table), losses, ts
+
+
+def _fixed(path: Path) -> Path:
+    return replace(path, points=tuple(p.clone() for p in path.points))
+
+
+def _gradient(
+    functional: Any, leaf: Tensor, surface: Surface, held: dict[str, Tensor], batch: Any
+) -> tuple[float, Tensor]:
+    """Loss of one batch and its gradient at ``leaf``, forward and backward while the model holds it."""
+
+    def do() -> tuple[float, Tensor]:
+        loss = surface.loss(batch)
+        try:
+            return float(loss.detach()), derivative(loss, leaf)
+        except RuntimeError as error:
+            if "use_reentrant" not in str(error):
+                raise
+        loss = surface.loss(batch)  # reentrant checkpointing knows backward() alone, and the graph is used up
+        loss.backward()
+        if leaf.grad is None:
+            raise MeasurementError("loss_fn: no gradient reaches the parameters through the reentrant checkpoint")
+        return float(loss.detach()), leaf.grad
+
+    return functional.holding(surface.layout.unflatten(leaf), held, do)
+
+
+def _certificate(surface: Surface, path: Path, num_points: int, of: str) -> Barrier:
+    """The barrier on an even grid, and again with more points on both sides of its worst one."""
+    grid = np.linspace(0, 1, num_points)
+    coarse = along(surface, path, grid)
+    before = Barrier.read(coarse, of)
+    k = int(np.flatnonzero(grid == before.t)[0])
+    lower, upper = grid[max(k - 1, 0)], grid[min(k + 1, num_points - 1)]
+    extra = np.concatenate(
+        [np.linspace(lower, grid[k], REFINED + 2)[1:-1], np.linspace(grid[k], upper, REFINED + 2)[1:-1]]
+    )
+    extra = np.setdiff1d(extra, grid)
+    fine = along(surface, path, extra)
+    t = np.concatenate([grid, extra])
+    order = np.argsort(t)
+    merged = Profile(
+        t[order],
+        path.travelled(t[order]),
+        {c: np.concatenate([v, fine.values[c]])[order] for c, v in coarse.values.items()},
+        {c: np.concatenate([v, fine.batches[c]])[order] for c, v in coarse.batches.items()},
+        coarse.examples,
+        coarse.cost + fine.cost,
+    )
+    after = Barrier.read(merged, of)
+    return replace(after, resolution=after.height - before.height if math.isfinite(after.height) else None)
