@@ -156,7 +156,7 @@ def with_catapults(run: Run, lines: Path) -> Run:
     from lrscope.records import Run, add_events
     from lrscope.stability import find_catapults
 
-    known = {event.step for event in run.events if event.kind in ("catapult", "spike", "climb")}
+    known = {event.step for event in run.events if event.kind in ("catapult", "spike", "climb", "jump")}
     found = [c for c in find_catapults(run) if c.onset not in known]
     if not found:
         return run

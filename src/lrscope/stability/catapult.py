@@ -17,7 +17,9 @@ from lrscope.stability.level import (
     WIDTHS,
     Excursion,
     Level,
+    central_mean,
     excursions,
+    is_abrupt,
     noise_of,
     overlap,
     spread,
@@ -45,6 +47,7 @@ class Catapult:
         sharpness_after: First reading from the end on, or else the last one after the peak.
         headroom: Largest reading from the one at the onset to the peak.
         noise: Standard deviation of the readings of the sharpness, as a share of it.
+        abrupt: Whether noisy losses came and went at once, as those of bad batches do; a catapult grows.
     """
 
     onset: int
@@ -55,16 +58,18 @@ class Catapult:
     sharpness_after: float | None = None
     headroom: float | None = None
     noise: float = 0.0
+    abrupt: bool = False
 
     @property
-    def kind(self) -> Literal["catapult", "spike", "climb"]:
+    def kind(self) -> Literal["catapult", "spike", "climb", "jump"]:
         """``"climb"``: it has not come back. ``"spike"``: it came back, and the sharpness had not fallen.
-        ``"catapult"``: it came back, and the sharpness had fallen, or nobody measured it.
+        ``"catapult"``: it came back, and the sharpness had fallen, or nobody measured it. ``"jump"``: nobody
+        measured it, and the losses came and went at once, as those of bad batches do: no answer.
         """
         if self.end is None:
             return "climb"
         if self.sharpness_before is None or self.sharpness_after is None:
-            return "catapult"
+            return "jump" if self.abrupt else "catapult"
         return "catapult" if self.fell else "spike"
 
     @property
@@ -82,6 +87,8 @@ class Catapult:
             text += f"; sharpness {'fell' if self.fell else 'went'} from {before:.3g} to {after:.3g}"
             if self.end is not None:
                 text += ": a catapult" if self.fell else ", which is no fall: a spike rather than a catapult"
+        elif self.kind == "jump":
+            text += ", at once each time: bad batches or a very fast catapult, which only the sharpness could tell"
         if self.headroom is not None:
             times = f"{self.headroom:.2g} times" if self.headroom > 1 else f"only {self.headroom:.2g} of"
             text += f"; the learning rate was {times} what curvature allows"
@@ -91,13 +98,14 @@ class Catapult:
 def find_catapults(run: Run) -> list[Catapult]:
     r"""Catapults, spikes and climbs in the training loss of ``run``; :attr:`Catapult.kind` tells them apart.
 
-    The log loss is smoothed by running medians, which forgives single bad batches. Where one of them rises within
-    100 updates by more than :math:`\max(\log 1.15, 8 \sigma)`, with :math:`\sigma` the noise of the smoothed loss
-    estimated from second differences of neighbouring batches (blind to trends), an excursion is open; it closes when
-    all but a tenth of the rise is gone. The columns ``sharpness`` and ``headroom``, where they are, are read beside
-    it. How often this is right is measured in ``docs/mechanisms.md``.
+    The log loss is smoothed by running means of the middle half of 3, 9 and 27 losses, which forgives single bad
+    batches. Where one of them rises within 100 updates by more than :math:`\max(\log 1.15, 8 \sigma)`, with
+    :math:`\sigma` the noise of the smoothed loss estimated from second differences of neighbouring batches (blind to
+    trends), an excursion is open; it closes when all but a tenth of the rise is gone. The columns ``sharpness`` and
+    ``headroom``, where they are, are read beside it; without them a jump that comes and goes at once has no answer,
+    as bad batches in a row look the same. How often this is right is measured in ``docs/mechanisms.md``.
 
-    Cost: a pass over the recorded losses for each of four medians. Stages as in Kalra & Barkeshli 2024 (approach,
+    Cost: a pass over the recorded losses for each of four widths. Stages as in Kalra & Barkeshli 2024 (approach,
     loss rises, sharpness drops, loss falls again).
     """
     if "loss" not in run.columns:
@@ -121,7 +129,7 @@ def find_catapults(run: Run) -> list[Catapult]:
 class CatapultDetector:
     """:func:`find_catapults` while the run goes on: one call per update, no look ahead.
 
-    It lags behind by half of a median's width, the price of forgiving single bad batches, and knows the noise from
+    It lags behind by half of what it smooths, the price of forgiving single bad batches, and knows the noise from
     the last losses only. Losses have to be positive; others are passed over.
 
     Example:
@@ -165,9 +173,12 @@ class CatapultDetector:
         last = list(self._recent)[-WIDTHS[-1] :]
         for width in widths(len(self._recent)):
             middle, level = last[-1 - width // 2][0], self._levels[width]
-            smooth = sorted(v for _, v in last[-width:])[width // 2]
+            smooth = float(central_mean(np.array([v for _, v in last[-width:]])))
             found = level.see(middle, smooth, float(spread(self._noise, width)))
             if found is not None and not (self._last and overlap(found, self._last)):
+                if width > 1 and self._recent[0][0] <= found.onset:
+                    steps, x = np.array(self._recent).T
+                    found = found._replace(abrupt=is_abrupt(found, steps, x, np.full(len(x), self._noise)))
                 self._last = self._over = found
         return self._told(step)
 
@@ -235,4 +246,5 @@ def _with_readings(found: Excursion, readings: list[Reading]) -> Catapult:
         after[0] if after else None,
         max((v for s, v in headroom if first <= s <= found.peak), default=None),
         noise_of(np.log(lately)) if len(lately) >= 5 else 0.0,
+        found.abrupt,
     )
