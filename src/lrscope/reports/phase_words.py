@@ -1,0 +1,210 @@
+"""What a sweep found, in sentences: how large a rate trains, which one is best, and what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from lrscope.records import Table
+from lrscope.reports import numbers
+from lrscope.reports.phase_cells import Better, bar_of, best_cell, rows_of, share_of, spots
+from lrscope.reports.phase_limits import boundary, ridge
+
+MOST_ROWS = 6
+"""Rows of a map that a sentence names; of more, the first, the last and the extremes."""
+
+
+def axis_value(name: str, value: Any) -> str:
+    """A value of an axis as people write it."""
+    if name == "warmup" and (value in (0, None) or share_of(value) == 0):
+        return "none"
+    if (share := share_of(value)) is not None:
+        return numbers.percent(share)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if name == "warmup" and 0 < value < 1:
+        return numbers.percent(value)
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{value:.0f}" if abs(value) < 1e4 else numbers.count(value)
+    return numbers.lr(float(value))
+
+
+def row_name(key: Mapping[str, Any]) -> str:
+    """A row of the map within a sentence: "without warmup", "with 33 % warmup and width 64"."""
+    if set(key) == {"warmup"} and axis_value("warmup", key["warmup"]) == "none":
+        return "without warmup"
+    parts = []
+    for name, value in key.items():
+        text = axis_value(name, value)
+        if name != "warmup":
+            parts.append(f"{name.replace('_', ' ')} {text}")
+        elif text == "none":
+            parts.append("no warmup")
+        elif text.endswith("%"):
+            parts.append(f"{text} warmup")
+        else:
+            parts.append(f"{text} warmup {'step' if text == '1' else 'steps'}")
+    return f"with {numbers.listing(parts)}" if parts else ""
+
+
+def axis_words(name: str) -> str:
+    """The name of an axis or a column in users' words."""
+    known = {
+        "lr": "peak learning rate",
+        "final_loss": "final training loss",
+        "best_loss": "best training loss",
+        "eval_loss": "evaluation loss",
+        "steps": "updates",
+        "regime": "what happened",
+    }
+    return known.get(name, name.replace("_", " "))
+
+
+def summary(
+    table: Table,
+    x: str = "lr",
+    by: Sequence[str] | None = None,
+    *,
+    value: str = "final_loss",
+    better: Better = "low",
+    bar: float | None = None,
+) -> list[str]:
+    """What a sweep says, most important first: the boundary, what the rows change, the best cell, what is unsure.
+
+    Args:
+        table: One row per run; see :func:`lrscope.sweeps.boundary`.
+        x: The axis along which the boundary lies.
+        by: Axes that tell rows apart; by default ``warmup``, where there is one.
+        value, better: Column that judges, and whether low or high is good.
+        bar: Final loss below which a run counts as trained; see :func:`lrscope.sweeps.boundary`.
+
+    Raises:
+        ValueError: A column is missing, or two runs share place and seed.
+    """
+    by = rows_by(table) if by is None else by
+    bar = bar_of(table) if bar is None else bar
+    limits = list(boundary(table, x, by, bar=bar).rows())
+    said = [_reach(limits, x, by), _gain(limits, by), *_unsure(limits)]
+    said.append(_best(table, x, by, value, better, bar))
+    said.append(_moves(list(ridge(table, x, by, value=value, better=better, bar=bar).rows()), x, by))
+    said.append(_counts(table))
+    return [text for text in said if text]
+
+
+def rows_by(table: Table) -> tuple[str, ...]:
+    """The axes that tell rows of a map apart, unless told: the warmup, where there is one."""
+    return ("warmup",) if "warmup" in table.columns else ()
+
+
+def _reach(limits: list[dict[str, Any]], x: str, by: Sequence[str]) -> str | None:
+    if not limits:
+        return None
+    seeds = max(limit["seeds"] for limit in limits)
+    every = f" in all {seeds} seeds" if seeds > 1 else ""
+    shown = limits if len(limits) <= MOST_ROWS else [limits[0], limits[len(limits) // 2], limits[-1]]
+    parts = [f"{_largest(limit)} {row_name({k: limit[k] for k in by})}".strip() for limit in shown]
+    name = "learning rate" if x == "lr" else axis_words(x)
+    return f"Largest {name} that trains{every}: {numbers.listing(parts)}."
+
+
+def _largest(limit: Mapping[str, Any]) -> str:
+    if limit["low"] is None:
+        return "none of those tried"
+    text = numbers.lr(limit["low"])
+    # The largest rate tried trained in every seed: the boundary lies beyond the map.
+    return f"at least {text}" if limit["high"] is None and limit["open"] == "above" else text
+
+
+def _gain(limits: list[dict[str, Any]], by: Sequence[str]) -> str | None:
+    """What warmup buys, where that is the only axis of the rows."""
+    if list(by) != ["warmup"] or len(limits) < 2:
+        return None
+    first, last = limits[0], limits[-1]
+    if first["boundary"] is None or last["boundary"] is None:
+        return None
+    ratio, names = last["boundary"] / first["boundary"], [row_name({"warmup": r["warmup"]}) for r in (last, first)]
+    if None not in (first["high"], last["low"]) and last["low"] >= first["high"]:
+        return f"The boundary lies {numbers.times(ratio)} as high {names[0]} as {names[1]}, in every seed."
+    if None not in (last["high"], first["low"]) and last["high"] <= first["low"]:
+        return (
+            f"The boundary lies lower {names[0]} than {names[1]}, at {numbers.times(ratio)} its rate, in every seed."
+        )
+    return (
+        f"The boundary lies at the same rate {names[0]} as {names[1]}."
+        if abs(ratio - 1) < 0.05
+        else f"The medians over seeds put the boundary {numbers.times(ratio)} as high {names[0]} as {names[1]}, but "
+        "their intervals overlap."
+    )
+
+
+def _unsure(limits: list[dict[str, Any]]) -> list[str]:
+    said = []
+    ratios = [limit["resolution"] for limit in limits if limit["resolution"]]
+    if ratios:
+        said.append(
+            f"The boundary is known to a factor of {max(ratios):.3g}: that far apart are the rates around it."
+        )
+    ragged = sum(limit["ragged"] for limit in limits)
+    if ragged:
+        said.append(
+            f"In {ragged} of {sum(limit['seeds'] for limit in limits)} seeds a rate above the first failure trained "
+            "again; the boundary is where failures begin."
+        )
+    return said
+
+
+def _best(table: Table, x: str, by: Sequence[str], value: str, better: Better, bar: float) -> str | None:
+    top = best_cell(table, x, by, value=value, better=better, bar=bar)
+    if top is None:
+        return "No learning rate trained in every seed."
+    where = row_name({k: top.axes[k] for k in by})
+    span = f" ({numbers.loss(top.low)} to {numbers.loss(top.high)} over {top.seeds} seeds)" if top.seeds > 1 else ""
+    text = f"Best: {axis_words(x)} {numbers.lr(top.axes[x])} {where}".rstrip()
+    text += f", {axis_words(value)} {numbers.loss(top.value)}{span}"
+    # Another row's best that reaches into this span is not told apart from it.
+    rivals = []
+    for key, part in rows_of(table, by):
+        if all(key[k] == top.axes[k] for k in by):
+            continue
+        own = [s for s in spots(part, x, value=value, better=better, bar=bar) if s.seeds and s.trained == s.seeds]
+        if any(
+            (min(s.values) <= top.high) if better == "low" else (max(s.values) >= top.low) for s in own if s.values
+        ):
+            rivals.append(row_name(key))
+    if rivals and top.seeds > 1:
+        others = len(list(rows_of(table, by))) - 1
+        also = "every other row" if len(rivals) == others > 1 else numbers.listing(rivals[:MOST_ROWS], "and")
+        text += f"; {also} comes within its spread over the seeds"
+    return text + "."
+
+
+def _moves(best: list[dict[str, Any]], x: str, by: Sequence[str]) -> str | None:
+    if not best:
+        return None
+    at_edge = [row_name({k: row[k] for k in by}) or "here" for row in best if row["edge"]]
+    edge = ""
+    if at_edge:
+        sides = {row["edge"] for row in best if row["edge"]}
+        side = {"low": "smallest", "high": "largest"}[sides.pop()] if len(sides) == 1 else "outermost"
+        edge = f" The best is the {side} rate tried {numbers.listing(at_edge[:MOST_ROWS])}, so it may lie outside."
+    if len(best) < 2:
+        return edge.strip() or None
+    low, high = min(best, key=lambda r: r["best"]), max(best, key=lambda r: r["best"])
+    ratio = high["best"] / low["best"]
+    if ratio < 1.2 or (high["low"] <= low["high"] and high["seeds"] > 1):
+        middle = median([row["best"] for row in best])
+        return f"The best {axis_words(x)} of every row lies around {numbers.lr(middle)}.{edge}"
+    return (
+        f"The best {axis_words(x)} moves from {numbers.lr(low['best'])} {row_name({k: low[k] for k in by})} to "
+        f"{numbers.lr(high['best'])} {row_name({k: high[k] for k in by})}.{edge}"
+    )
+
+
+def _counts(table: Table) -> str:
+    status = table["status"]
+    parts = [numbers.plural(len(status), "run")]
+    for what, words in (("diverged", "diverged"), ("failed", "raised an error and are left out")):
+        if number := status.count(what):
+            parts.append(f"{numbers.count(number)} {words}")
+    return f"{numbers.listing(parts)}."
