@@ -25,10 +25,7 @@ def draw(
 ) -> dict[str, Any]:
     """Draw one panel and return the handles of its legend by their text."""
     split = {key[look.y]: one for key, one in rows_of(part, [look.y])}
-    rows = [
-        (look.rows.index(name), spots_of(one, look.x, look.value, look.better, look.bar))
-        for name, one in split.items()
-    ]
+    rows = [(look.rows.index(name), look.spots(one)) for name, one in split.items()]
     edges = [_edges([s.x for s in row], look) for _, row in rows]
     keys: dict[str, Any] = {}
     _frame(ax, look, [e for row in edges for e in row])
