@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lrscope.planning import plan
     from lrscope.schedules import Horizon
     from lrscope.stability import Watch, critical_lr
+    from lrscope.sweeps import sweep
     from lrscope.tasks import Task
     from lrscope.training import replicas, train
 
@@ -56,6 +57,7 @@ _HOME = {
     "plan": "lrscope.planning",
     "replicas": "lrscope.training",
     "sharpness": "lrscope.curvature",
+    "sweep": "lrscope.sweeps",
     "train": "lrscope.training",
 }
 
@@ -89,6 +91,7 @@ __all__ = [
     "solvable",
     "stability",
     "studies",
+    "sweep",
     "sweeps",
     "tasks",
     "train",

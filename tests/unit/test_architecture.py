@@ -57,6 +57,7 @@ ENTERS = {
         "wrapping",
     },
     "sweeps": {
+        "curvature",
         "errors",
         "isolation",
         "objective",

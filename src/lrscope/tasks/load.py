@@ -7,7 +7,8 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.machinery import SourceFileLoader
@@ -46,8 +47,47 @@ def load(text: str, settings: Mapping[str, Any] | None = None) -> Task:
     Raises:
         TaskError: With what was not found, or what went wrong in the user's code, on one line.
     """
+    return find(text)(settings or {})
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes a task out of settings: a function returning one, found by name or given; or a ``Task`` as it is.
+
+    Attributes:
+        what: Its name in messages.
+        found: The function, or the task.
+        folder: Importable while the function runs; ``None`` for nothing beyond ``sys.path``.
+    """
+
+    what: str
+    found: Any
+    folder: Path | None = None
+
+    def __call__(self, settings: Mapping[str, Any]) -> Task:
+        with nullcontext() if self.folder is None else _importable(self.folder):
+            return _call(self.what, self.found, settings)
+
+    def read(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """``settings`` with text converted, as the function will get them; others it may need are not asked for."""
+        return as_arguments(self.what, self.found, settings, whole=False)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of the settings; empty for a ``Task``."""
+        if isinstance(self.found, Task):
+            return ()
+        try:
+            parameters = inspect.signature(self.found).parameters.values()
+        except (TypeError, ValueError):  # some callables written in C do not tell
+            return ()
+        return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+
+def find(text: str) -> Maker:
+    """What ``text`` names, not called yet; arguments and errors as in :func:`load`."""
     if text in BUILT_IN:
-        return _call(text, BUILT_IN[text], settings or {})
+        return Maker(text, BUILT_IN[text])
     where, colon, name = text.rpartition(":")
     is_file = (where if colon else text).endswith(".py")
     if not colon and not is_file:
@@ -59,7 +99,7 @@ def load(text: str, settings: Mapping[str, Any] | None = None) -> Task:
     folder = Path(where).expanduser().resolve().parent if is_file else Path.cwd()
     with _importable(folder):
         module = _import_file(where) if is_file else _import_module(where)
-        return _call(f"{where}:{name}", _find(module, where, name if colon else ""), settings or {})
+        return Maker(f"{where}:{name}", _find(module, where, name if colon else ""), folder)
 
 
 def _find(module: ModuleType, where: str, name: str) -> Any:

@@ -15,11 +15,14 @@ from lrscope.errors import TaskError
 _BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def as_arguments(what: str, fn: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def as_arguments(
+    what: str, fn: Callable[..., Any], settings: Mapping[str, Any], *, whole: bool = True
+) -> dict[str, Any]:
     """``settings`` with strings converted to what the parameters of ``fn`` say.
 
     Raises:
-        TaskError: A name that ``fn`` does not take, a text that is no such value, or a parameter left without one.
+        TaskError: A name that ``fn`` does not take, a text that is no such value, or, if these are the ``whole``
+            settings, a parameter left without one.
     """
     try:
         parameters = inspect.signature(fn).parameters
@@ -36,7 +39,7 @@ def as_arguments(what: str, fn: Callable[..., Any], settings: Mapping[str, Any])
                 + (f"; it takes {', '.join(named)}" if named else "; it takes none")
             )
     needed = [n for n, p in named.items() if p.default is p.empty and n not in settings]
-    if needed:
+    if needed and whole:
         values = " ".join(f"--set {name}=VALUE" for name in needed)
         raise TaskError(
             f"task: {what} needs {', '.join(needed)}; give {values} (in Python: settings={{{needed[0]!r}: ...}}), "

@@ -1,0 +1,256 @@
+"""Train a grid of short runs, keep each in a directory, and give back their table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrscope.errors import LrscopeWarning
+from lrscope.records import Cost, Series
+from lrscope.schedules import Schedule
+from lrscope.sweeps import measure as measuring
+from lrscope.sweeps.cells import SweepCell
+from lrscope.sweeps.engines import Engine, Job, engine_of
+from lrscope.sweeps.grid import Grid
+from lrscope.sweeps.lock import Lock
+from lrscope.sweeps.manifest import manifest_of, refuse_others, sort_rows
+from lrscope.sweeps.source import Source
+from lrscope.sweeps.store import LOCK, MANIFEST, Store
+from lrscope.sweeps.table import SweepTable
+from lrscope.sweeps.tally import OnProgress, Tally
+from lrscope.tasks import Task
+
+WORKER = "LRSCOPE_SWEEP_WORKER"
+"""Environment variable of worker processes, which must not start sweeps of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A sweep that ran, or as far as it came.
+
+    Attributes:
+        directory: Where it is kept.
+        table: One row per cell; see :class:`~lrscope.sweeps.SweepTable`.
+        manifest: What was asked for, and the versions it was computed with.
+        skipped: What an adaptive sweep left out, in sentences.
+    """
+
+    directory: Path
+    table: SweepTable
+    manifest: Mapping[str, Any]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """Values of each axis by name, as the table shows them."""
+        return {name: list(values) for name, values in self.manifest["axes"].items()}
+
+    @property
+    def cells(self) -> list[str]:
+        """Hashes of the cells, in the order of the table."""
+        return self.table["cell"] if len(self.table) else []
+
+    @property
+    def failed(self) -> SweepTable:
+        """Rows of the cells that raised; the column ``error`` says what, :meth:`record` has the traceback."""
+        return self.table.where(lambda row: row["status"] == "failed")
+
+    @property
+    def cost(self) -> Cost:
+        """Work of all cells, in evaluations of one training batch."""
+        rows = list(self.table.rows())
+        gradients, seconds = (sum(row[name] or 0 for row in rows) for name in ("gradients", "seconds"))
+        return Cost(gradients=gradients, updates=gradients, seconds=seconds)
+
+    def record(self, cell: str) -> dict[str, Any]:
+        """All that is kept of a cell: ``config``, ``row``, ``events``, ``curve`` and, where it raised, ``traceback``.
+
+        Raises:
+            ValueError: No such cell, or its file is damaged.
+        """
+        return Store(self.directory).record(cell)
+
+    def curve(self, cell: str) -> Series:
+        """Steps and training losses of a cell: spaced by equal ratios, and every step around its events."""
+        import numpy as np
+
+        kept = self.record(cell)["curve"]
+        loss = [np.nan if v is None else v for v in kept["loss"]]
+        return Series(np.asarray(kept["step"], dtype=np.int64), np.asarray(loss, dtype=np.float64))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "directory": str(self.directory),
+            "manifest": dict(self.manifest),
+            "table": self.table.to_dict(),
+            "skipped": list(self.skipped),
+            "cost": self.cost.to_dict(),
+        }
+
+
+def sweep(
+    task: Task | Callable[..., Task] | str,
+    *,
+    optimizer: Any = "sgd",
+    steps: int | Sequence[int] | str | None = None,
+    schedule: str | Schedule | Sequence[str | Schedule] | None = None,
+    out: str | Path | None = None,
+    engine: Engine | str = "auto",
+    seeds: int = 1,
+    resume: bool = True,
+    adaptive: bool = False,
+    measure: Sequence[str] = (),
+    device: str | None = None,
+    on_progress: OnProgress | None = None,
+    **axes: Any,
+) -> Sweep:
+    """Train one short run per cell of a grid, and return their table.
+
+    Every other keyword is an axis: ``lr``, a ``{placeholder}`` of the schedule's text such as ``warmup``, an option
+    of the optimizer such as ``momentum`` or ``weight_decay``, a setting of the task's function such as ``width`` or
+    ``batch_size``, or ``seed``. Its values are a list, one value, or text as in ``"2^-9:2^3"``, ``"1e-4:1:9"`` or
+    ``"1,5%,33%"``; see :func:`lrscope.sweeps.ranges.expand`.
+
+    Args:
+        task: A :class:`~lrscope.Task`, a function returning one, or a name for :func:`lrscope.tasks.load`.
+        optimizer: The update rule; several are an axis.
+        steps: Updates of each run; several are an axis; ``None``: the task's own.
+        schedule: Shape of the learning rate as a factor of ``lr``: text with ``{axis}`` where an axis goes, as in
+            ``"warmup({warmup}) > cosine(to=0)"``, or a schedule; several are an axis; ``None``: a warmup over the
+            axis ``warmup``, where there is one, and then constant.
+        out: Directory; one that holds the same sweep, or a smaller or larger grid of it, goes on. ``None``: a
+            temporary one, gone with the result.
+        engine: ``"auto"``, ``"serial"``, ``"replicas"``, ``"processes"``, ``"ray"``, or an engine with its options,
+            as in ``lrs.sweeps.Processes(workers=4)``.
+        seeds: How many, counted from 0.
+        resume: Go on with what is in ``out``; otherwise it is moved aside, nothing is deleted.
+        adaptive: Put points near the largest learning rate that trains and near the best one, instead of all.
+        measure: ``"sharpness"``: the largest Hessian eigenvalue at the start and at the end of each run.
+        device: Where to compute; ``None``: the task's own.
+        on_progress: Called now and then; a ``KeyboardInterrupt`` raised in it is a clean stop.
+
+    Returns:
+        The sweep; cells that raised are rows with ``status="failed"``, and the others are unharmed.
+
+    Raises:
+        ValueError, TypeError, ScheduleError, TaskError: Before anything ran: an axis nobody knows, a value that
+            cannot be meant, a directory of another sweep or one that another process writes to.
+        OSError: A file cannot be written; what was written before stays and the same call goes on from there.
+        KeyboardInterrupt: Passed on when every finished cell is written.
+
+    Example:
+        >>> found = sweep("digits", lr="2^-6:2^-4", steps=20, engine="serial")
+        >>> found.table["status"]
+        ['finished', 'finished', 'finished']
+    """
+    if os.environ.get(WORKER):
+        raise ValueError(
+            "sweep: called while a worker process imports this script; put the call under if __name__ == '__main__':"
+        )
+    chosen = engine_of(engine)
+    source = Source(task, device)
+    grid = Grid(
+        source,
+        optimizer=optimizer,
+        schedule=schedule,
+        steps=steps,
+        seeds=seeds,
+        measure=measuring.check(measure),
+        given=axes,
+    )
+    cells = list(grid.cells())
+    temporary = out is None
+    directory = Path(tempfile.mkdtemp(prefix="lrscope-sweep-")) if out is None else Path(out)
+    try:
+        with _opened(directory, grid, cells, fresh=not resume) as (store, manifest):
+            skipped = _run(chosen, Job(source, store, Tally(on_progress)), grid, cells, adaptive=adaptive)
+            found = Sweep(directory, _table(store, manifest), manifest, skipped)
+    except BaseException:
+        if temporary:
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+    if temporary:
+        weakref.finalize(found, shutil.rmtree, directory, ignore_errors=True)
+    return found
+
+
+def read(directory: str | Path) -> Sweep:
+    """The sweep in a directory, finished or not, while another process may be writing to it.
+
+    Cost: one listing and the table's file; cells that the table does not have yet are read one by one.
+
+    Raises:
+        ValueError: It holds no sweep.
+    """
+    store = Store(Path(directory))
+    manifest = store.manifest
+    store.read(_say)
+    return Sweep(Path(directory), _table(store, manifest), manifest)
+
+
+@contextmanager
+def _opened(
+    directory: Path, grid: Grid, cells: Sequence[SweepCell], *, fresh: bool
+) -> Iterator[tuple[Store, dict[str, Any]]]:
+    """The directory's store, ours alone, of the same sweep; its table is up to date when it is left."""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"out: {directory} is a file; give a directory")
+    if fresh and directory.is_dir() and any(directory.iterdir()):
+        Lock(directory / LOCK).release()  # refuses while another sweep writes there
+        numbered = (directory.with_name(f"{directory.name}.before-{n}") for n in range(1, 10_000))
+        directory.rename(next(path for path in numbered if not path.exists()))
+    store = Store(directory)
+    before = store.manifest if (directory / MANIFEST).exists() else None
+    if before is None and directory.is_dir() and any(directory.iterdir()):
+        raise ValueError(f"out: {directory} holds something else than a sweep; give another directory")
+    manifest = manifest_of(grid, cells[0], before)
+    if before is not None:
+        refuse_others(directory, before, manifest)
+    store.open(_say)
+    try:
+        store.write_manifest(manifest)
+        yield store, manifest
+    finally:
+        try:
+            store.remember(manifest["axes"])
+        finally:
+            store.close()
+
+
+def _run(engine: Engine, job: Job, grid: Grid, cells: list[SweepCell], *, adaptive: bool) -> tuple[str, ...]:
+    if not adaptive:
+        _run_cells(engine, job, cells)
+        return ()
+    from lrscope.sweeps.adaptive import Adaptive
+
+    planner = Adaptive({name: axis.shown for name, axis in grid.axes.items()})
+    asked: dict[str, SweepCell] = {}
+    while points := planner.next(SweepTable.of(job.store.rows[name] for name in asked)):
+        proposed = [cell for cell in map(grid.cell, points) if cell.hash not in asked]
+        asked |= {cell.hash: cell for cell in proposed}
+        _run_cells(engine, job, proposed)
+    return tuple(planner.skipped())
+
+
+def _run_cells(engine: Engine, job: Job, cells: Sequence[SweepCell]) -> None:
+    job.tally.ask(cells, job.store.rows)
+    missing = [cell for cell in cells if cell.hash not in job.store.rows]
+    if missing:
+        engine.run(job, missing)
+    job.tally.tell(now=True)
+
+
+def _table(store: Store, manifest: Mapping[str, Any]) -> SweepTable:
+    return SweepTable.of(sort_rows(store.rows.values(), manifest["axes"]))
+
+
+def _say(text: str) -> None:
+    warnings.warn(f"sweep: {text}", LrscopeWarning, stacklevel=4)
