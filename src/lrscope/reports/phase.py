@@ -132,8 +132,10 @@ def _map(
         keys |= phase_map.draw(part, ax, look, theory=theory, with_contours=contours)
         if title:
             ax.set_title(title, fontsize="medium", loc="left")
+    low, high = (edge(ax.get_xlim()[i] for ax in panels) for i, edge in enumerate((min, max)))
     first_column = {round(ax.get_position().x0, 3) for ax in panels}
     for ax in panels:
+        ax.set_xlim(low, high)  # panels compare
         if len(panels) > 1 and round(ax.get_position().x0, 3) != min(first_column):
             ax.set_ylabel("")
             ax.tick_params(labelleft=False)

@@ -15,7 +15,7 @@ Criterion = Literal["trains", "finished"]
 Row = Mapping[str, Any]
 
 _SEEN = ("first_loss", "final_loss", "best_loss", "eval_loss", "trains", "catapult", "regime", "headroom_end")
-_KEPT = ("cell", "seed", "status", "error", "diverged_at", "engine", "seconds", "gradients")
+_KEPT = ("cell", "seed", "status", "error", "diverged_at", "engine", "seconds", "gradients", "warmup_steps")
 OUTCOMES = frozenset((*_SEEN, *_KEPT, "sharpness_start", "sharpness_end"))
 """Columns of a sweep's table that say what happened; the others say what was asked."""
 SHARE = 0.25
@@ -55,22 +55,32 @@ def trains(row: Row, of: Criterion = "trains", bar: float = math.inf) -> bool | 
     return bar == math.inf if final is None else final < bar
 
 
-def ordered(values: Iterable[Any], steps: int | None = None) -> list[Any]:
-    """Distinct values of an axis in their natural order: numbers by size, "5%" by share (steps as shares of
-    ``steps``), other text as it came.
+def ordered(values: Iterable[Any], sizes: Mapping[Any, float] | None = None) -> list[Any]:
+    """Distinct values of an axis in their natural order: numbers by size, also as text, shares such as "5%" likewise,
+    other text as it came.
+
+    Args:
+        values: As they come.
+        sizes: Sizes by which to order values that have one here, such as a warmup's length in steps.
     """
     distinct = list(dict.fromkeys(values))
-    mixed = any(isinstance(v, str) for v in distinct)
 
     def key(value: Any) -> tuple[int, float]:
-        size = share_of(value)
-        if size is not None:
-            return 0, size
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return 0, value / steps if mixed and steps else float(value)
-        return 1, distinct.index(value)
+        size = (sizes or {}).get(value, size_of(value))
+        return (1, distinct.index(value)) if size is None else (0, size)
 
     return sorted(distinct, key=key)
+
+
+def size_of(value: Any) -> float | None:
+    """A number, also as text, as itself; "5%" as 0.05; ``None`` of anything else."""
+    share = share_of(value)
+    if share is not None or isinstance(value, bool):
+        return share
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def share_of(value: Any) -> float | None:
@@ -81,6 +91,15 @@ def share_of(value: Any) -> float | None:
         return float(value.strip()[:-1]) / 100
     except ValueError:
         return None
+
+
+def in_order(table: Table, name: str) -> list[Any]:
+    """Distinct values of an axis; warmups by their length in steps, where the table has it."""
+    sizes = None
+    if f"{name}_steps" in table.columns:
+        pairs = zip(table[name], table[f"{name}_steps"], strict=True)
+        sizes = {value: float(steps) for value, steps in pairs if steps is not None}
+    return ordered(table[name], sizes)
 
 
 @dataclass(frozen=True)
@@ -152,15 +171,9 @@ def rows_of(table: Table, by: Sequence[str]) -> list[tuple[dict[str, Any], Table
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in table.rows():
         groups.setdefault(tuple(row[name] for name in by), []).append(row)
-    ranks = [{v: i for i, v in enumerate(ordered((k[i] for k in groups), num_steps(table)))} for i in range(len(by))]
+    ranks = [{value: i for i, value in enumerate(in_order(table, name))} for name in by]
     keys = sorted(groups, key=lambda k: [rank[v] for rank, v in zip(ranks, k, strict=True)])
     return [(dict(zip(by, key, strict=True)), Table.of(groups[key])) for key in keys]
-
-
-def num_steps(table: Table) -> int | None:
-    """Steps of every run, if they are all as long."""
-    steps = {s for s in table.columns.get("steps", ()) if s is not None}
-    return int(steps.pop()) if len(steps) == 1 else None
 
 
 def checked(table: Table, x: str, *columns: str) -> list[Row]:

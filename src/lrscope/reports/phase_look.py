@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lrscope.records import Table
 from lrscope.reports import numbers
 from lrscope.reports.phase_axes import is_log, round_ticks
-from lrscope.reports.phase_cells import Better, Spot, num_steps, ordered, rows_of, spots
+from lrscope.reports.phase_cells import Better, Spot, in_order, ordered, rows_of, spots
 from lrscope.reports.phase_words import axis_words
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Look:
         log = low > 0 and high / low > 3
         norm = LogNorm(low, high) if log else Normalize(low, high if high > low else low + 1e-9 + abs(low) * 1e-3)
         cmap = colormaps[MAP if better == "high" else f"{MAP}_r"]
-        rows = tuple(ordered(table[y], num_steps(table)))
+        rows = tuple(in_order(table, y))
         places = tuple(sorted({s.x for s in every}))
         return cls(
             x, y, value, better, places, rows, norm, cmap, max((s.seeds for s in every), default=1), bar, words

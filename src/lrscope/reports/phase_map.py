@@ -69,7 +69,10 @@ def _frame(ax: Axes, look: Look, edges: Sequence[float]) -> None:
     spread_ticks(ax.xaxis, look.places, most=6)
     every = -(-len(look.rows) // 16)
     shown = range(0, len(look.rows), every)
-    ax.set_yticks(list(shown), [axis_value(look.y, look.rows[i]) for i in shown])
+    names = [axis_value(look.y, value) for value in look.rows]
+    if look.y == "warmup" and any(name.endswith("%") for name in names):
+        names = [f"{name} step{'' if name == '1' else 's'}" if name.isdigit() else name for name in names]
+    ax.set_yticks(list(shown), [names[i] for i in shown])
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(axis_words(look.x))
     ax.set_ylabel(_row_words(look))

@@ -8,7 +8,7 @@ from typing import Any
 
 from lrscope.records import Table
 from lrscope.reports import numbers
-from lrscope.reports.phase_cells import Better, bar_of, best_cell, rows_of, share_of, spots
+from lrscope.reports.phase_cells import Better, bar_of, best_cell, rows_of, share_of, size_of, spots
 from lrscope.reports.phase_limits import boundary, ridge
 
 MOST_ROWS = 6
@@ -17,7 +17,7 @@ MOST_ROWS = 6
 
 def axis_value(name: str, value: Any) -> str:
     """A value of an axis as people write it."""
-    if name == "warmup" and (value in (0, None) or share_of(value) == 0):
+    if name == "warmup" and (value is None or size_of(value) == 0):
         return "none"
     if (share := share_of(value)) is not None:
         return numbers.percent(share)

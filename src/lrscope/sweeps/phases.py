@@ -1,0 +1,91 @@
+"""What a sweep's table says: up to where training works, where it works best, and what happens in each cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from lrscope.records import Table
+from lrscope.reports.phase_cells import bar_of, best_cell, finite, trains
+from lrscope.reports.phase_limits import boundary, ridge
+from lrscope.reports.phase_words import summary
+from lrscope.stability.edge import NEAR
+
+Phase = Literal[
+    "diverged", "failed to train", "edge of stability", "catapult", "lazy", "flattened", "sharpened", "stable"
+]
+SAME = 0.1
+"""Relative change of the sharpness up to which it counts as unchanged: wide networks below their critical rate keep
+theirs to within 10 % (Lewkowycz et al. 2020)."""
+
+
+def regimes(table: Table, *, threshold: float | None = None, bar: float | None = None) -> list[Phase | None]:
+    r"""What happened in each run, by what was recorded of it; ``None`` where that is not enough.
+
+    The first that fits:
+
+    =====================  ==========================================================================================
+    ``diverged``           its status says so
+    ``failed to train``    it finished at or above the bar, see :func:`boundary`
+    ``edge of stability``  at the end the learning rate was 0.9 to 1.5 times what the curvature allows
+    ``catapult``           the loss jumped and came back
+    ``lazy``               the sharpness at the end is within 10 % of that at the start
+    ``flattened``          it fell by more
+    ``sharpened``          it rose by more
+    ``stable``             no jump was seen, and the sharpness was not measured
+    =====================  ==========================================================================================
+
+    Args:
+        table: One row per run; ``catapult``, ``sharpness_start`` and ``sharpness_end`` are used where they are. The
+            learning rate at the end is taken to be the column ``lr``, as it is of schedules that end at their peak,
+            unless there is a column ``headroom_end``.
+        threshold: Of learning rate times sharpness, as :func:`lrscope.curvature.stability_threshold` gives it for
+            the optimizer: 2 for gradient descent, 3.8 for SGD with momentum 0.9. ``None``: the edge of stability is
+            not looked for. The sharpness recorded is that of the loss, so there is none for Adam.
+        bar: Final loss below which a run counts as trained; by default as for :func:`boundary`.
+
+    Returns:
+        One label per row of the table.
+
+    Raises:
+        ValueError: A threshold that is not positive.
+
+    References:
+        Lewkowycz et al. 2020, arXiv 2003.02218 (lazy, catapult); Cohen et al. 2021, arXiv 2103.00065 (the edge).
+    """
+    if threshold is not None and not 0 < threshold < math.inf:
+        raise ValueError(f"threshold: expected a positive number, such as 2 for gradient descent, got {threshold!r}")
+    bar = bar_of(table) if bar is None else bar
+    return [_regime(row, threshold, bar) for row in table.rows()]
+
+
+def _regime(row: Mapping[str, Any], threshold: float | None, bar: float) -> Phase | None:
+    trained = trains(row, bar=bar)
+    if trained is None:
+        return None
+    if not trained:
+        return "diverged" if row["status"] == "diverged" else "failed to train"
+    start, end = finite(row.get("sharpness_start")), finite(row.get("sharpness_end"))
+    headroom = finite(row.get("headroom_end"))
+    if headroom is None and threshold is not None and end is not None and finite(row.get("lr")) is not None:
+        headroom = float(row["lr"]) * end / threshold
+    if headroom is not None and NEAR[0] <= headroom <= NEAR[1]:
+        return "edge of stability"
+    if row.get("catapult"):
+        return "catapult"
+    if start is not None and end is not None and start > 0:
+        change = end / start - 1
+        return "lazy" if abs(change) <= SAME else "flattened" if change < 0 else "sharpened"
+    return "stable" if row.get("catapult") is False else None
+
+
+def with_regimes(table: Table, *, threshold: float | None = None, bar: float | None = None) -> Table:
+    """The table with its column ``regime`` filled in; see :func:`regimes`."""
+    labels = regimes(table, threshold=threshold, bar=bar)
+    return type(table)({**table.columns, "regime": labels})
+
+
+PHASES: tuple[str, ...] = get_args(Phase)
+
+__all__ = ["PHASES", "Phase", "best_cell", "boundary", "regimes", "ridge", "summary", "with_regimes"]
