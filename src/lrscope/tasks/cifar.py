@@ -177,16 +177,21 @@ class Pixels(nn.Module):
 
 def _augment(batch: tuple[Tensor, Tensor], generator: torch.Generator, *, shift: int) -> tuple[Tensor, Tensor]:
     x, y = batch
+    # Mid-grey borders: zero bytes would be the darkest value, not the mean.
+    return flip_and_crop(x, generator, shift=shift, fill=127), y
+
+
+def flip_and_crop(x: Tensor, generator: torch.Generator, *, shift: int, fill: float) -> Tensor:
+    """Images ``(B, C, H, W)``, half of them mirrored, each moved by up to ``shift`` pixels; ``fill`` moves in."""
     flip = torch.rand(len(x), generator=generator) < 0.5
     x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-    if shift:
-        # Mid-grey borders: zero bytes would be the darkest value, not the mean.
-        padded = nn.functional.pad(x, (shift,) * 4, value=127)
-        start = torch.randint(2 * shift + 1, (2, len(x), 1), generator=generator)
-        rows, columns = start + torch.arange(32)
-        x = padded.permute(0, 2, 3, 1)[torch.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]]
-        x = x.permute(0, 3, 1, 2)
-    return x, y
+    if not shift:
+        return x
+    padded = nn.functional.pad(x, (shift,) * 4, value=fill)
+    start = torch.randint(2 * shift + 1, (2, len(x), 1), generator=generator)
+    rows, columns = start[0] + torch.arange(x.shape[2]), start[1] + torch.arange(x.shape[3])
+    moved = padded.permute(0, 2, 3, 1)[torch.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
 
 
 def read(path: str | Path, form: _Format) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
