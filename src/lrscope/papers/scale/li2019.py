@@ -23,7 +23,7 @@ class Tapered(Experiment):
 
     id = "li2019/texp"
     data = "the folder cifar-10-batches-bin"
-    assumed = "batches of 128 and weight decay 5e-4, as the printed growth per epoch implies; mirrored, shifted images"
+    assumed = "batches of 128, weight decay 5e-4 (implied by the printed growth per epoch); images mirrored, shifted"
 
     widths: tuple[int, ...] = (16, 32, 64)
     blocks: int = 5
