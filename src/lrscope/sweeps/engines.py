@@ -73,7 +73,7 @@ def run_here(job: Job, pieces: Sequence[Sequence[SweepCell]], within: Within, th
         listener = Listener(lambda record: job.done(behind.put(record)), job.tally.steps)
         try:
             for unit in pieces:
-                job.tally.started(unit)
+                job.tally.started(len(unit))
                 run_unit(job.source, unit, listener, within=within, threads=threads)
         finally:
             job.done(behind.landed(wait=True))
@@ -87,8 +87,9 @@ def engine_of(given: Any) -> Engine:
         TypeError: Neither an engine nor a name.
     """
     from lrscope.sweeps.auto import Auto
+    from lrscope.sweeps.processes import Processes
 
-    known: dict[str, Any] = {engine.name: engine for engine in (Auto, Serial, Replicas)}
+    known: dict[str, Any] = {engine.name: engine for engine in (Auto, Serial, Replicas, Processes)}
     if isinstance(given, str):
         if given not in known:
             raise ValueError(f"engine: expected one of {', '.join(known)}, got {given!r}")

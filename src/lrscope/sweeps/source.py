@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,11 @@ class Source:
         self._made: dict[str, Task] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"given": self.given, "device": self.device, "_made": {}}  # the other process makes its own
+        """The other process makes its own tasks, and finds a function of the script by the script's path."""
+        given, main = self.given, sys.modules.get("__main__")
+        if getattr(given, "__module__", None) == "__main__" and getattr(main, "__file__", None):
+            given = f"{Path(str(main.__file__)).resolve()}:{self.name}"  # type: ignore[union-attr]
+        return {"given": given, "device": self.device, "_made": {}}
 
     @cached_property
     def maker(self) -> Maker:

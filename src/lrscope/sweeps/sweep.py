@@ -22,14 +22,12 @@ from lrscope.sweeps.engines import Engine, Job, engine_of
 from lrscope.sweeps.grid import Grid
 from lrscope.sweeps.lock import Lock
 from lrscope.sweeps.manifest import manifest_of, refuse_others, sort_rows
+from lrscope.sweeps.processes import WORKER
 from lrscope.sweeps.source import Source
 from lrscope.sweeps.store import LOCK, MANIFEST, Store
 from lrscope.sweeps.table import SweepTable
 from lrscope.sweeps.tally import OnProgress, Tally
 from lrscope.tasks import Task
-
-WORKER = "LRSCOPE_SWEEP_WORKER"
-"""Environment variable of worker processes, which must not start sweeps of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +243,9 @@ def _run_cells(engine: Engine, job: Job, cells: Sequence[SweepCell]) -> None:
     missing = [cell for cell in cells if cell.hash not in job.store.rows]
     if missing:
         engine.run(job, missing)
+    lost = [cell.hash for cell in missing if cell.hash not in job.store.rows]
+    if lost:
+        raise RuntimeError(f"sweep: {len(lost)} cells came back without a result, the first is {lost[0]}")
     job.tally.tell(now=True)
 
 

@@ -64,13 +64,10 @@ class Tally:
                 self._steps_found += cell.steps
                 self._count(rows[cell.hash])
 
-    def started(self, cells: Sequence[SweepCell]) -> None:
-        self._running += len(cells)
+    def started(self, count: int) -> None:
+        """So many cells run from now on; fewer than 0 for those of a worker that died."""
+        self._running += count
         self.tell()
-
-    def returned(self, cells: Sequence[SweepCell]) -> None:
-        """Cells that were handed out and have no result, such as those of a worker that died."""
-        self._running -= len(cells)
 
     def done(self, rows: Iterable[Mapping[str, Any]]) -> None:
         for row in rows:
