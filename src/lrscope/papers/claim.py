@@ -7,83 +7,22 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from lrscope.records.outcome import Outcome, Sure, Verdict, numeric, plain, thinned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Numbers = Mapping[str, Any]
 """What was measured, by name: numbers and lists of them."""
 Holds = Mapping[str, bool | None]
 """Each part of the criterion in words, and whether it holds; ``None`` where the numbers cannot tell."""
-Measure = Callable[..., tuple[Numbers, Holds]]
-Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
-Sure = Literal["source", "recalled", "inferred"]
-"""How we know that the paper states it: read in its text, tables or code; known from memory; or following from it."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a claim came to.
-
-    Attributes:
-        id: Paper and name of the claim, ``"lewkowycz2020/three-phases"``.
-        statement: What is claimed.
-        holds: Parts of the criterion, in words, and whether each holds.
-        numbers: What was measured.
-        shows: Which of the numbers are the claim's statistic.
-        expected: The verdict that is usual at this scale.
-        settings: The arguments it ran with, seeds among them.
-        seconds: Processor time, of all threads; on a machine that does nothing else, about the wall time of one.
-    """
-
-    id: str
-    statement: str
-    holds: Holds
-    numbers: Numbers = field(repr=False)
-    shows: tuple[str, ...] = field(repr=False)
-    expected: Verdict = field(repr=False)
-    settings: Mapping[str, Any] = field(repr=False)
-    seconds: float = field(repr=False)
-
-    @property
-    def verdict(self) -> Verdict:
-        """One part that does not hold decides; else one that is open."""
-        if any(good is False for good in self.holds.values()):
-            return "not reproduced"
-        return "inconclusive" if None in self.holds.values() else "reproduced"
-
-    @property
-    def failed(self) -> list[str]:
-        """The parts that do not hold."""
-        return [words for words, good in self.holds.items() if good is False]
-
-    @property
-    def surprising(self) -> bool:
-        """Expected to be reproduced, and was not."""
-        return self.expected == "reproduced" != self.verdict
-
-    def __str__(self) -> str:
-        which = f" ({'; '.join(self.failed)})" if self.failed else ""
-        return f"{self.id}: {self.verdict}{which}: {self.statement}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; numbers that are not finite become the strings ``"inf"``, ``"-inf"`` and ``"nan"``."""
-        return {
-            "id": self.id,
-            "statement": self.statement,
-            "verdict": self.verdict,
-            "expected": self.expected,
-            "holds": dict(self.holds),
-            "numbers": plain(self.numbers),
-            "shows": list(self.shows),
-            "settings": plain(self.settings),
-            "seconds": round(self.seconds, 2),
-        }
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Outcome:
-        """What :meth:`to_dict` gave, from JSON; other keys are left alone."""
-        names = ("id", "statement", "holds", "numbers", "expected", "settings", "seconds")
-        return cls(shows=tuple(stored["shows"]), **{name: stored[name] for name in names})
+Curves = Mapping[str, Any]
+"""What a figure draws and the ledger does not keep, by name: lists of numbers, or mappings of them."""
+Measure = Callable[..., tuple[Numbers, Holds] | tuple[Numbers, Holds, Curves]]
+Draw = Callable[[Outcome, "Figure"], object]
 
 
 @dataclass(frozen=True)
@@ -93,7 +32,8 @@ class Claim:
     Attributes:
         id: Paper and name of the claim, ``"lewkowycz2020/three-phases"``.
         statement: What is claimed, in one sentence.
-        measure: Returns what it measured, and which parts of the criterion hold.
+        measure: Returns what it measured, which parts of the criterion hold and, if its figure needs more than the
+            numbers, curves.
         where: The place in the paper.
         sure: How we know that the paper states it.
         shows: Which of the numbers are the statistic that a table shows.
@@ -143,23 +83,64 @@ class Claim:
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    @property
+    def code(self) -> str:
+        """The function that measures, with its module."""
+        return f"{self.measure.__module__}.{self.measure.__qualname__}"
+
     def __call__(self, **settings: Any) -> Outcome:
         settings = self.settings(**settings)
         began = time.process_time()
-        numbers, holds = self.measure(**settings)
+        numbers, holds, *more = self.measure(**settings)
         seconds = time.process_time() - began
         holds = {words: None if good is None else bool(good) for words, good in holds.items()}
-        return Outcome(self.id, self.statement, holds, numbers, self.shows, self.expected, settings, seconds)
+        curves = thinned(more[0]) if more else {}
+        outcome = Outcome(
+            self.id, self.statement, holds, numbers, self.shows, self.expected, settings, seconds, curves
+        )
+        return self.tell(outcome)
+
+    def tell(self, outcome: Outcome) -> Outcome:
+        """An outcome with what the claim says of itself today, which may have changed since it ran."""
+        words = {name: getattr(self, name) for name in ("expected", "where", "sure", "setting", "unlike", "code")}
+        return replace(outcome, **words)
+
+    def figure(self, draw: Draw) -> Draw:
+        """Register how its outcome is drawn, in the layout of the paper's figure; a decorator.
+
+        ``draw(outcome, figure)`` fills an empty matplotlib figure. Colours come from the cycle of whoever renders it
+        (:mod:`lrscope.papers.drawing`), text sizes from its settings.
+        """
+        FIGURES[self.id] = draw
+        return draw
+
+    def draw(self, outcome: Outcome, figure: Figure) -> None:
+        """Fill a figure with the numbers and curves of an outcome.
+
+        Raises:
+            KeyError: No figure is registered for this claim, or the outcome lacks curves that it draws.
+        """
+        FIGURES[self.id](replace(outcome, numbers=numeric(plain(outcome.numbers))), figure)
 
 
+FIGURES: dict[str, Draw] = {}
+"""How the outcome of each claim is drawn, by id."""
 CLAIMS: dict[str, Claim] = {}
 """Those of the papers imported so far, by id; :func:`lrscope.papers.claims` imports them."""
 
 
 def claim(
-    id: str, statement: str, *, where: str, sure: Sure, shows: Sequence[str], headline: bool = False, unlike: str = ""
+    id: str,
+    statement: str,
+    *,
+    where: str,
+    sure: Sure,
+    shows: Sequence[str],
+    headline: bool = False,
+    unlike: str = "",
 ) -> Callable[[Measure], Claim]:
-    """Make a :class:`Claim` of a function that returns what it measured and which parts of the criterion hold.
+    """Make a :class:`Claim` of a function that returns what it measured, which parts of the criterion hold and,
+    where its figure needs more, curves.
 
     Its docstring tells the setting; the criterion was set for its defaults, before the first run.
     """
@@ -186,12 +167,23 @@ _T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262
 """Student's t at 97.5 % by degrees of freedom; beyond the last the last is used, which is a little too wide."""
 
 
-def plain(value: Any) -> Any:
-    """As JSON knows it."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(v) for v in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    return value
+def beyond(values: Mapping[str, Any], bound: float) -> bool | None:
+    """Whether a mean, as :func:`spread` gives it, is above a bound: ``None`` if its 95 % interval holds the bound."""
+    low, high = values["interval"]
+    return True if low > bound else False if high < bound else None
+
+
+__all__ = [
+    "CLAIMS",
+    "FIGURES",
+    "Claim",
+    "Curves",
+    "Draw",
+    "Holds",
+    "Measure",
+    "Numbers",
+    "Outcome",
+    "Sure",
+    "Verdict",
+]
+__all__ += ["beyond", "claim", "plain", "spread"]

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,8 +99,7 @@ def reproduce(
     for one in asked:
         outcome = None if fresh else _kept(out / one.file)
         if outcome is not None:
-            # What is usual at this scale may have been said since.
-            yield News(one.claim.id, "kept", replace(outcome, expected=one.claim.expected))
+            yield News(one.claim.id, "kept", one.claim.tell(outcome))
         else:
             groups.setdefault(one.claim.measure.__module__, []).append(one)
     if engine == "serial" or len(groups) == 1:
@@ -188,9 +187,10 @@ def _run(claim: Claim, given: dict[str, Any], file: Path) -> News:
     versions = {key: value for key, value in environment().items() if key != "command"}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(strict_json(outcome.to_dict() | {"environment": versions}, indent=1) + "\n", encoding="utf-8")
+    kept = outcome.to_dict() | {"curves": plain(outcome.curves), "environment": versions}
+    partial.write_text(strict_json(kept, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, file)
-    return News(claim.id, "done", Outcome.from_dict(json.loads(file.read_text(encoding="utf-8"))))
+    return News(claim.id, "done", claim.tell(Outcome.from_dict(json.loads(file.read_text(encoding="utf-8")))))
 
 
 def _kept(file: Path) -> Outcome | None:
@@ -201,11 +201,12 @@ def _kept(file: Path) -> Outcome | None:
 
 
 def _code(claim: Claim) -> str:
-    """Digest of the sources of the claim's paper."""
+    """Digest of the sources of the claim's paper, but for how its outcomes are drawn."""
     module = sys.modules[claim.measure.__module__]
     package = module.__name__.split(".")[:3]
     root = Path(str(sys.modules[".".join(package)].__file__))
     files = sorted(root.parent.glob("*.py")) if root.name == "__init__.py" else [root]
+    files = [file for file in files if file.name != "figures.py"]
     return _digest("".join(file.read_text(encoding="utf-8") for file in files))
 
 

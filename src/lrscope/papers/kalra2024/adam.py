@@ -13,7 +13,7 @@ from torch import Tensor
 from lrscope.curvature import preconditioner, sharpness
 from lrscope.objective import Objective
 from lrscope.optimizers import GIAdam
-from lrscope.papers.claim import Holds, Numbers, claim, spread
+from lrscope.papers.claim import Curves, Holds, Numbers, claim, spread
 from lrscope.papers.kalra2024.networks import Start, full_batch
 
 Seeds = Sequence[int]
@@ -66,12 +66,12 @@ def first_step(seeds: Seeds = (0, 1, 2), eps: float = 1e-8) -> tuple[Numbers, Ho
     shows=["largest_gap"],
     headline=True,
 )
-def identity(seeds: Seeds = (0, 1, 2), steps: int = 200, lr: float = 3e-3) -> tuple[Numbers, Holds]:
+def identity(seeds: Seeds = (0, 1, 2), steps: int = 200, lr: float = 3e-3) -> tuple[Numbers, Holds, Curves]:
     """The formula written out beside :class:`~lrscope.optimizers.GIAdam`: FCN of depth 4, batches of 50, float64.
 
     v starts at the squared gradient of the first batch; learning rate and eps times sqrt(1 - beta2^t).
     """
-    gaps, eps = [], 1e-8
+    gaps, lines, eps = [], [], 1e-8
     for seed in seeds:
         task = full_batch(dtype=torch.float64)
         ((x, y),) = task.train
@@ -81,7 +81,7 @@ def identity(seeds: Seeds = (0, 1, 2), steps: int = 200, lr: float = 3e-3) -> tu
         model = objective.model
         optimizer = GIAdam(model.parameters(), lr=lr, betas=(BETA1, BETA2), eps=eps)
         theta, m, v = objective.point(), torch.zeros(objective.size, dtype=torch.float64), None
-        gap = 0.0
+        line: list[float] = []
         for t, part in enumerate(batches, 1):
             batch = (x[part], y[part])
             g = objective.on([batch]).grad(theta)
@@ -92,9 +92,11 @@ def identity(seeds: Seeds = (0, 1, 2), steps: int = 200, lr: float = 3e-3) -> tu
             optimizer.zero_grad()
             task.loss_fn(model, batch).backward()
             optimizer.step()
-            gap = max(gap, float((objective.point() - theta).abs().max()))
-        gaps.append(gap)
-    return {"largest_gap": gaps}, {f"largest gap of {steps} steps below 1e-10": max(gaps) < 1e-10}
+            line.append(float((objective.point() - theta).abs().max()))
+        gaps.append(max(line))
+        lines.append(line)
+    holds = {f"largest gap of {steps} steps below 1e-10": max(gaps) < 1e-10}
+    return {"largest_gap": gaps}, holds, {"gap": lines}
 
 
 @claim(
@@ -111,7 +113,7 @@ def identity(seeds: Seeds = (0, 1, 2), steps: int = 200, lr: float = 3e-3) -> tu
 def falls_at_once(
     seeds: Seeds = (0, 1, 2), rates: Sequence[float] = (1e-3, 3e-3), steps: int = 10
 ) -> tuple[Numbers, Holds]:
-    """Lr x preconditioned sharpness of updates 1 to 10: the FCN of #3, standard start, full batch, float64."""
+    """Lr x preconditioned sharpness of updates 1 to 10: the network of gi-adam-first-step, standard start."""
     curves: dict[str, list[list[float]]] = {}
     for name, kind in (("Adam", torch.optim.Adam), ("GI-Adam", GIAdam)):
         for lr in rates:
@@ -157,11 +159,13 @@ def _update(objective: Objective, optimizer: torch.optim.Optimizer) -> Tensor:
 )
 def edge(
     seeds: Seeds = (0, 1, 2), rates: Sequence[float] = (0.003, 0.01), steps: int = 6000, every: int = 20
-) -> tuple[Numbers, Holds]:
+) -> tuple[Numbers, Holds, Curves]:
     """FCN of depth 3 and width 32, 500 images as one batch, squared error, float64; mean over the last third."""
     found: dict[str, dict[str, Any]] = {}
+    curves: dict[str, Any] = {"step": [s for s in range(steps) if s >= steps * 2 // 3 and s % every == 0]}
     for lr in rates:
         means, medians, losses = [], [], []
+        readings = curves[f"lr {lr:g}"] = []
         for seed in seeds:
             objective = full_batch(width=32, depth=3, dtype=torch.float64).objective(seed)
             optimizer = torch.optim.Adam(objective.model.parameters(), lr=lr)
@@ -170,11 +174,16 @@ def edge(
                 if step >= steps * 2 // 3 and step % every == 0:
                     seen.append(lr * pre_sharpness(objective, optimizer, tol=1e-2))
                 loss = _update(objective, optimizer)
+            readings.append(seen)
             means.append(statistics.fmean(seen))
             medians.append(statistics.median(seen))
             losses.append(float(loss))
         found[f"lr {lr:g}"] = spread(means) | {"median": medians, "final_loss": losses}
-    return {"mean of lr x sharpness": found}, {
-        f"{name}: within 10 % of 38 in every seed": all(abs(v / LATE - 1) < 0.1 for v in row["values"])
-        for name, row in found.items()
-    }
+    return (
+        {"mean of lr x sharpness": found},
+        {
+            f"{name}: within 10 % of 38 in every seed": all(abs(v / LATE - 1) < 0.1 for v in row["values"])
+            for name, row in found.items()
+        },
+        curves,
+    )

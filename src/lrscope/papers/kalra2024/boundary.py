@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from lrscope.papers.claim import Holds, Numbers, claim
+from lrscope.papers.claim import Curves, Holds, Numbers, claim
 from lrscope.papers.kalra2024.grids import PEAKS, Grid, grid
 from lrscope.papers.kalra2024.networks import FCN, ResidualMLP, minibatches
 
@@ -68,8 +68,8 @@ def failure_boundary(
 )
 def never_diverges(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
-) -> tuple[Numbers, Holds]:
-    """The runs of #14, peaks up to 2.048: every loss and every parameter at the end."""
+) -> tuple[Numbers, Holds, Curves]:
+    """The runs of gi-adam-boundary, peaks up to 2.048: every loss and every parameter at the end."""
     names = {"Adam": "adam", "GI-Adam": "giadam", "RAdam": "radam"}
     found = {k: residual(o, 1, tuple(seeds), tuple(peaks), steps) for k, o in names.items()}
     numbers = {
@@ -77,7 +77,9 @@ def never_diverges(
         "largest_loss": {k: float(g.largest_loss.max()) for k, g in found.items()},
         "accuracy_at_largest_peak": {k: g.accuracy[-1].tolist() for k, g in found.items()},
     }
-    return numbers, {f"{name}: no number that is not finite": bool(g.finite.all()) for name, g in found.items()}
+    holds = {f"{name}: no number that is not finite": bool(g.finite.all()) for name, g in found.items()}
+    losses = {name: g.largest_loss.tolist() for name, g in found.items()}
+    return numbers, holds, {"peaks": list(peaks), "largest_loss_by_peak_and_seed": losses}
 
 
 @claim(
@@ -90,7 +92,7 @@ def never_diverges(
 def random_second_moment(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
 ) -> tuple[Numbers, Holds]:
-    """A plain network of ten layers without normalisation, the loop of #14."""
+    """A plain network of ten layers without normalisation, the loop of gi-adam-boundary."""
     names = {"Adam": "adam", "GI-Adam": "giadam", "RI-Adam": "riadam", "RAdam": "radam"}
     found = {k: plain(o, 1, tuple(seeds), tuple(peaks), steps) for k, o in names.items()}
     ours, theirs = found["RI-Adam"].last_good(), found["GI-Adam"].last_good()
@@ -113,7 +115,9 @@ def random_second_moment(
 def without_normalisation(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, warmups: Sequence[int] = (1, 32, 100, 250)
 ) -> tuple[Numbers, Holds]:
-    """The plain network of #16, 500 steps. The paper finds so for networks with normalisation, and so do we (#14)."""
+    """The plain network of random-second-moment, 500 steps. The paper finds so for networks with
+    normalisation, and so do we (gi-adam-boundary).
+    """
     found = {f"warmup {w}": plain("adam", w, tuple(seeds), tuple(peaks), 500) for w in warmups}
     good = [g.last_good() for g in found.values()]
     return _table(found), {f"last good peak at warmup {max(warmups)} above that without": good[-1] > good[0]}
@@ -133,7 +137,9 @@ def without_normalisation(
 def radam_below_giadam(
     seeds: Seeds = (0, 1, 2), peaks: Sequence[float] = PEAKS, steps: int = 400
 ) -> tuple[Numbers, Holds]:
-    """The residual network of #14. In the authors' tables (WRN-16-4, CIFAR-10) RAdam fails from half GI-Adam's on."""
+    """The residual network of gi-adam-boundary. In the authors' tables (WRN-16-4, CIFAR-10) RAdam fails from half
+    GI-Adam's on.
+    """
     found = {k: residual(o, 1, tuple(seeds), tuple(peaks), steps) for k, o in (("GI", "giadam"), ("R", "radam"))}
     return _table(found), {
         "last good peak of RAdam below GI-Adam's": found["R"].last_good() < found["GI"].last_good()

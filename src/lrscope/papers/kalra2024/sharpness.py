@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import hessian
 
 from lrscope.curvature import preconditioner, sharpness
-from lrscope.papers.claim import Holds, Numbers, claim, spread
+from lrscope.papers.claim import Curves, Holds, Numbers, claim, spread
 from lrscope.papers.descent import constant, descend, sharpness_of
 from lrscope.papers.kalra2024.networks import Start, full_batch
 from lrscope.papers.kalra2024.text import small_text
@@ -56,24 +57,32 @@ def solver(seeds: Seeds = (0, 1, 2), tol: float = 1e-4, moved: int = 20) -> tupl
     shows=["sp", "mup", "zero"],
     headline=True,
 )
-def by_itself(seeds: Seeds = (0, 1, 2), steps: int = 400) -> tuple[Numbers, Holds]:
+def by_itself(seeds: Seeds = (0, 1, 2), steps: int = 400) -> tuple[Numbers, Holds, Curves]:
     """FCN of depth 4 and width 64, 500 images, squared error; gradient descent at lr = 0.5 / sharpness of the start.
 
     Sharpness after 400 steps over that at the start.
     """
     ratio: dict[Start, list[float]] = {}
+    read = sorted({*(n for n in (20, 60, 150) if n < steps), steps})
+    curves: dict[str, Any] = {"step": [0, *read]}
     for start in ("sp", "mup", "zero"):
         task = full_batch(start)
         first = [sharpness_of(task, seed) for seed in seeds]
-        last = descend(task, seeds, constant([0.5 / s for s in first], steps)).thetas[-1]
-        ratio[start] = [
-            sharpness_of(task, seed, theta) / s for seed, theta, s in zip(seeds, last, first, strict=True)
+        thetas = descend(task, seeds, constant([0.5 / s for s in first], steps), at=read).thetas
+        curves[start] = [
+            [1.0, *(sharpness_of(task, seed, theta) / s for theta in thetas[:, i])]
+            for i, (seed, s) in enumerate(zip(seeds, first, strict=True))
         ]
-    return {name: spread(values) for name, values in ratio.items()}, {
-        "standard: below 0.6": max(ratio["sp"]) < 0.6,
-        "muP: above 2": min(ratio["mup"]) > 2,
-        "last layer of zeros: between 1.1 and 2": 1.1 < min(ratio["zero"]) <= max(ratio["zero"]) < 2,
-    }
+        ratio[start] = [line[-1] for line in curves[start]]
+    return (
+        {name: spread(values) for name, values in ratio.items()},
+        {
+            "standard: below 0.6": max(ratio["sp"]) < 0.6,
+            "muP: above 2": min(ratio["mup"]) > 2,
+            "last layer of zeros: between 1.1 and 2": 1.1 < min(ratio["zero"]) <= max(ratio["zero"]) < 2,
+        },
+        curves,
+    )
 
 
 @claim(
@@ -91,7 +100,8 @@ def by_itself(seeds: Seeds = (0, 1, 2), steps: int = 400) -> tuple[Numbers, Hold
 def gain(
     seeds: Seeds = (0, 1, 2), warmups: Sequence[int] = (1, 16, 64, 256), octaves: int = 11, steps: int = 400
 ) -> tuple[Numbers, Holds]:
-    """The networks of #5, gradient descent for 400 steps at peak c / sharpness of the start, c = 1, 2, 4 ... 1024.
+    """The networks of natural-sharpening, gradient descent for 400 steps at peak c / sharpness of the start, c = 1, 2
+    to 1024.
 
     The largest c whose loss is still finite; of it the gain of the longest warmup over none. A network that has died
     has a finite loss, too: the largest c that trains (to half the loss of guessing) is given beside it.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lrscope.objective import Objective
-from lrscope.papers.claim import Holds, Numbers, claim
+from lrscope.papers.claim import Curves, Holds, Numbers, claim
 from lrscope.papers.descent import sharpness_of
 from lrscope.papers.kalra2024.networks import Start, full_batch
 from lrscope.records import Run
@@ -52,31 +52,39 @@ def _final_loss(run: Run) -> float:
 )
 def crossings(
     seeds: Seeds = (0, 1, 2), c: float = 128.0, warmups: Sequence[int] = (16, 64, 256), after: int = 20
-) -> tuple[Numbers, Holds]:
+) -> tuple[Numbers, Holds, Curves]:
     """Standard start, peak c = 128: the first step at which the sharpness is above 2 / lr, and the largest ratio of
     the losses after and before one step.
     """
     task, step, jump = full_batch(), {w: [] for w in warmups}, {w: [] for w in warmups}
+    curves: dict[str, Any] = {}
     for seed in seeds:
         peak = c / sharpness_of(task, seed)
         for warmup in warmups:
             run = _run(task, linear(peak, warmup), warmup + after, seed, every=1)
             above = run["headroom"].step[run["headroom"].value > 1]
             losses = run["loss"].value
+            if seed == seeds[0]:
+                columns = {name: run[name].value.tolist() for name in ("lr", "loss", "sharpness")}
+                curves[f"warmup {warmup}"] = columns | {"read_at": run["sharpness"].step.tolist()}
             step[warmup].append(float(above[0]) + 1 if len(above) else math.inf)
             jump[warmup].append(float(np.max(losses[1:] / losses[:-1])))
     shortest, *others = warmups
-    return {"step_by_warmup_and_seed": step, "jump_by_warmup_and_seed": jump}, {
-        "the step of the crossing does not fall with the warmup, in every seed": all(
-            list(row) == sorted(row) for row in zip(*step.values(), strict=True)
-        ),
-        **{
-            f"warmup {w}: jump below 0.6 times that of {shortest}, in every seed": all(
-                x < 0.6 * y for x, y in zip(jump[w], jump[shortest], strict=True)
-            )
-            for w in others
+    return (
+        {"step_by_warmup_and_seed": step, "jump_by_warmup_and_seed": jump},
+        {
+            "the step of the crossing does not fall with the warmup, in every seed": all(
+                list(row) == sorted(row) for row in zip(*step.values(), strict=True)
+            ),
+            **{
+                f"warmup {w}: jump below 0.6 times that of {shortest}, in every seed": all(
+                    x < 0.6 * y for x, y in zip(jump[w], jump[shortest], strict=True)
+                )
+                for w in others
+            },
         },
-    }
+        curves,
+    )
 
 
 @claim(
@@ -179,20 +187,23 @@ def catapults(
     deltas: Sequence[float] = (0.1, 0.01),
     warmup: int = 64,
     steps: int = 600,
-) -> tuple[Numbers, Holds]:
+) -> tuple[Numbers, Holds, Curves]:
     """Standard start, peaks c = 32 and 64, catapults of size delta = 0.1 and 0.01; 600 steps beside a linear
     warmup of 64 steps.
     """
     task = full_batch()
     rows: list[dict[str, Any]] = []
+    curves: dict[str, Any] = {}
     for seed in seeds:
         sharp = sharpness_of(task, seed)
         for c in cs:
             peak = c / sharp
             at_once = _run(task, Constant(peak), 50, seed)
             theirs = _run(task, linear(peak, warmup), steps, seed, every=steps - 1)
+            beginnings = {f"linear over {warmup} steps": theirs}
             for delta in deltas:
                 ours = _run(task, CatapultWarmup(peak, delta, over=1), steps, seed, every=steps - 1)
+                beginnings[f"catapults, delta {delta:g}"] = ours
                 jumps = [event for event in ours.events if event.kind == "measured"]
                 there = np.flatnonzero(ours["lr"].value >= peak)
                 losses, ends = ours["loss"].value, (ours["sharpness"].value[-1], theirs["sharpness"].value[-1])
@@ -211,15 +222,24 @@ def catapults(
                         "sharpness_left": float(ends[0] / sharp),
                     }
                 )
+            if seed == seeds[0]:
+                curves[f"c {c:g}"] = {
+                    name: {column: run[column].value[: 2 * warmup].tolist() for column in ("lr", "loss")}
+                    for name, run in beginnings.items()
+                }
     near = ("sharpness_ratio", "loss_ratio")
-    return {"rows": rows}, {
-        "the peak diverges without a warmup": all(r["diverges_without"] for r in rows),
-        "it is reached in at most 10 steps": all(r["reached"] <= 10 for r in rows),
-        "the loss is never above 1.2 times the first": all(r["largest_loss_over_first"] <= 1.2 for r in rows),
-        **{
-            f"last {k.split('_')[0]} within a factor of 1.5 of that of a linear warmup": all(
-                1 / 1.5 <= r[k] <= 1.5 for r in rows
-            )
-            for k in near
+    return (
+        {"rows": rows},
+        {
+            "the peak diverges without a warmup": all(r["diverges_without"] for r in rows),
+            "it is reached in at most 10 steps": all(r["reached"] <= 10 for r in rows),
+            "the loss is never above 1.2 times the first": all(r["largest_loss_over_first"] <= 1.2 for r in rows),
+            **{
+                f"last {k.split('_')[0]} within a factor of 1.5 of that of a linear warmup": all(
+                    1 / 1.5 <= r[k] <= 1.5 for r in rows
+                )
+                for k in near
+            },
         },
-    }
+        curves,
+    )

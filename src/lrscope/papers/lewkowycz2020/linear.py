@@ -6,11 +6,12 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
 from lrscope.linalg import lanczos
-from lrscope.papers.claim import Holds, Numbers, claim
+from lrscope.papers.claim import Curves, Holds, Numbers, claim
 from lrscope.solvable.trajectory import RISE, Trajectory
 from lrscope.solvable.two_layer import TwoLayer, half_mse
 from lrscope.solvable.uv import UV
@@ -30,7 +31,9 @@ LAZY, CATAPULT, DIVERGENT = (0.5, 1.0, 1.5, 1.9), (2.5, 3.0, 3.5, 3.9), (4.1, 4.
         "crawl, and converge after 8,675 and 3,208 steps instead of 2,000"
     ),
 )
-def phases(widths: Sequence[int] = (100, 1000, 10_000), seeds: int = 10, steps: int = 2000) -> tuple[Numbers, Holds]:
+def phases(
+    widths: Sequence[int] = (100, 1000, 10_000), seeds: int = 10, steps: int = 2000
+) -> tuple[Numbers, Holds, Curves]:
     """The toy model, widths x seeds x learning rates; the recursion against a torch network over 60 steps.
 
     Catapults that have not settled after ``steps`` are followed for 500 times as long.
@@ -55,15 +58,30 @@ def phases(widths: Sequence[int] = (100, 1000, 10_000), seeds: int = 10, steps: 
                 settles &= longer.status == "converged"
                 slow.append((width, seed, rate, longer.steps))
     numbers = {"network_gap": gap, "runs": len(widths) * seeds * len(c), "slow_width_seed_c_steps": slow}
-    return numbers, {
-        "recursion equals a torch network to 1e-10": gap < 1e-10,
-        "c < 2: loss never rises": falls,
-        "c < 2: lr x final curvature at most c": flat,
-        "2.5 <= c <= 3.9: loss rises above its start": rises,
-        "2.5 <= c <= 3.9: lr x final curvature below 2": stable,
-        f"c <= 3.9: every run converges within {steps:,} steps": not slow,
-        "c <= 3.9: every run converges in the end": settles,
-        "c >= 4.1: diverges": diverges,
+    shown = UV(widths[len(widths) // 2])
+    curves = _lines(c, shown.run(c / shown.kernel, 60), (1.0, 1.9, 2.5, 3.5, 4.1))
+    return (
+        numbers,
+        {
+            "recursion equals a torch network to 1e-10": gap < 1e-10,
+            "c < 2: loss never rises": falls,
+            "c < 2: lr x final curvature at most c": flat,
+            "2.5 <= c <= 3.9: loss rises above its start": rises,
+            "2.5 <= c <= 3.9: lr x final curvature below 2": stable,
+            f"c <= 3.9: every run converges within {steps:,} steps": not slow,
+            "c <= 3.9: every run converges in the end": settles,
+            "c >= 4.1: diverges": diverges,
+        },
+        curves,
+    )
+
+
+def _lines(c: torch.Tensor, run: Trajectory, shown: Sequence[float]) -> dict[str, dict[str, list[float]]]:
+    """Loss, and learning rate times curvature, of some of the runs: what Fig. 2 of the paper draws."""
+    columns = [c.tolist().index(rate) for rate in shown]
+    return {
+        f"c {rate:g}": {"loss": run.loss[:, k].tolist(), "c": (run.lr[0, k] * run.curvature[:, k]).tolist()}
+        for rate, k in zip(shown, columns, strict=True)
     }
 
 
@@ -74,25 +92,31 @@ def phases(widths: Sequence[int] = (100, 1000, 10_000), seeds: int = 10, steps: 
     sure="source",
     shows=["slopes", "expected_slopes"],
 )
-def growth(exponents: Iterable[int] = range(2, 11)) -> tuple[Numbers, Holds]:
+def growth(exponents: Iterable[int] = range(2, 11)) -> tuple[Numbers, Holds, Curves]:
     """The recursion from f = 1, curvature 2, at widths 10^2 ... 10^10."""
     widths = [10**k for k in exponents]
     x = torch.tensor(widths, dtype=torch.float64).log()
     slopes, expected, spread = [], [], []
+    curves: dict[str, Any] = {"width": widths}
     for c in (2.5, 3.0, 3.5):
         runs = [UV(n, begin=(1.0, 2.0)).run(c / 2) for n in widths]
         peak = torch.tensor([float(run.peak_step) for run in runs], dtype=torch.float64)
         per_width = [float(run.loss.max()) / n for run, n in zip(runs, widths, strict=True)]
         slopes.append(float(((x - x.mean()) * peak).sum() / ((x - x.mean()) ** 2).sum()))
+        curves[f"c {c:g}"] = {"peak_step": peak.tolist(), "peak_per_width": per_width}
         expected.append(1 / (2 * math.log(c - 1)))
         spread.append(max(per_width) / min(per_width))
     numbers = {"slopes": slopes, "expected_slopes": expected, "spread_of_peak_per_width": spread}
-    return numbers, {
-        "slope of the peak's step in ln width within 10 % of 1 / (2 ln(c - 1))": all(
-            abs(a / b - 1) < 0.1 for a, b in zip(slopes, expected, strict=True)
-        ),
-        "largest loss / width constant within a factor of 2": max(spread) < 2,
-    }
+    return (
+        numbers,
+        {
+            "slope of the peak's step in ln width within 10 % of 1 / (2 ln(c - 1))": all(
+                abs(a / b - 1) < 0.1 for a, b in zip(slopes, expected, strict=True)
+            ),
+            "largest loss / width constant within a factor of 2": max(spread) < 2,
+        },
+        curves,
+    )
 
 
 @claim(
@@ -102,7 +126,9 @@ def growth(exponents: Iterable[int] = range(2, 11)) -> tuple[Numbers, Holds]:
     sure="source",
     shows=["smallest_diverging_c"],
 )
-def full_model(widths: Sequence[int] = (300, 2000), seeds: int = 6, steps: int = 3000) -> tuple[Numbers, Holds]:
+def full_model(
+    widths: Sequence[int] = (300, 2000), seeds: int = 6, steps: int = 3000
+) -> tuple[Numbers, Holds, Curves]:
     """With d = 5, m = 12 and labels of a linear teacher; between c = 3.9 and 4.6 either outcome is right."""
     low, mid, high = (0.5, 1.0, 1.5, 1.9), (2.5, 3.0, 3.5), (5.0,)
     free = (3.9, 4.0, 4.1, 4.2, 4.4, 4.6)
@@ -123,13 +149,19 @@ def full_model(widths: Sequence[int] = (300, 2000), seeds: int = 6, steps: int =
                 cc for cc, s in zip([*free, *high], [*run.status[8:], run.status[7]], strict=True) if s == "diverged"
             ]
             first.append(min(gone, default=math.inf))
-    return {"network_gap": gap, "smallest_diverging_c": sorted(first)}, {
-        "recursion equals a torch network to 1e-10": gap < 1e-10,
-        "c <= 1.9: loss never rises": lazy,
-        "2.5 <= c <= 3.5: loss rises above its start": spikes,
-        "2.5 <= c <= 3.5: lr x final curvature below 2": stable,
-        "c >= 5: diverges": diverged,
-    }
+    shown = teacher(widths[0], 0)
+    curves = _lines(c, shown.run(c / shown.kernel, 60), (1.0, 1.9, 2.5, 3.5, 5.0))
+    return (
+        {"network_gap": gap, "smallest_diverging_c": sorted(first)},
+        {
+            "recursion equals a torch network to 1e-10": gap < 1e-10,
+            "c <= 1.9: loss never rises": lazy,
+            "2.5 <= c <= 3.5: loss rises above its start": spikes,
+            "2.5 <= c <= 3.5: lr x final curvature below 2": stable,
+            "c >= 5: diverges": diverged,
+        },
+        curves,
+    )
 
 
 @claim(
@@ -144,7 +176,7 @@ def full_model(widths: Sequence[int] = (300, 2000), seeds: int = 6, steps: int =
     ),
 )
 def kernel_is_hessian(widths: Sequence[int] = (20, 80, 320), seeds: int = 3) -> tuple[Numbers, Holds]:
-    """The networks of L3; the Hessian's largest eigenvalue by Lanczos on its exact products, over the kernel's."""
+    """The networks of full-model-phases; the Hessian's largest eigenvalue by Lanczos, over the kernel's."""
     off = {width: [_hessian_over_kernel(teacher(width, seed)) for seed in range(seeds)] for width in widths}
     return {"hessian_over_kernel": {f"width {n}": values for n, values in off.items()}}, {
         f"width {n}: agree within 2 %": max(abs(v - 1) for v in values) < 0.02 for n, values in off.items()

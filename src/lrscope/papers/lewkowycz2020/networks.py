@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrscope.isolation import isolated_rng
-from lrscope.papers.claim import Holds, Numbers, claim
+from lrscope.papers.claim import Curves, Holds, Numbers, claim
 
 Seeds = Sequence[int]
 Activation = Callable[[Tensor], Tensor]
@@ -133,10 +133,11 @@ def relu_catapult(
     width: int = 1024,
     c: Sequence[float] = (1.9, 2.5, 3.0, 4.0, 6.0, 8.0),
     steps: int = 60,
-) -> tuple[Numbers, Holds]:
+) -> tuple[Numbers, Holds, Curves]:
     """Three hidden layers of width 1,024, 64 images labelled by parity, gradient descent for 60 steps."""
     spikes: dict[str, list[float]] = {}
     late: dict[str, list[float]] = {}
+    curves: dict[str, list[float]] = {}
     read = range(steps // 2, steps + 1, 6)
     for rate in c:
         runs = []
@@ -146,13 +147,18 @@ def relu_catapult(
             runs.append(descend(net, x, y, rate / top_eigenvalue(net, x), steps, read))
         spikes[f"{rate:g}"] = [max(run.losses) / run.losses[0] for run in runs]
         late[f"{rate:g}"] = [max(run.c.values(), default=math.inf) for run in runs]
+        curves[f"{rate:g}"] = runs[0].losses
     lazy, *rest = (f"{rate:g}" for rate in c)
-    return {"largest_loss_over_first": spikes, "largest_lr_x_kernel_from_step_30": late}, {
-        "c = 1.9: the loss never exceeds its start": max(spikes[lazy]) <= 1,
-        "c = 1.9: the kernel stays within 10 %": max(abs(v / 1.9 - 1) for v in late[lazy]) < 0.1,
-        "c from 2.5 to 8: the loss more than doubles": min(min(spikes[k]) for k in rest) > 2,
-        "c from 2.5 to 8: lr x kernel below 2 from step 30 on": max(max(late[k]) for k in rest) < 2,
-    }
+    return (
+        {"largest_loss_over_first": spikes, "largest_lr_x_kernel_from_step_30": late},
+        {
+            "c = 1.9: the loss never exceeds its start": max(spikes[lazy]) <= 1,
+            "c = 1.9: the kernel stays within 10 %": max(abs(v / 1.9 - 1) for v in late[lazy]) < 0.1,
+            "c from 2.5 to 8: the loss more than doubles": min(min(spikes[k]) for k in rest) > 2,
+            "c from 2.5 to 8: lr x kernel below 2 from step 30 on": max(max(late[k]) for k in rest) < 2,
+        },
+        {"loss": curves},
+    )
 
 
 GRID = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0)
@@ -168,8 +174,8 @@ GRID = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24
 def where_it_diverges(
     seeds: Seeds = (0, 1, 2), widths: Sequence[int] = (256, 512), grid: Sequence[float] = GRID, steps: int = 60
 ) -> tuple[Numbers, Holds]:
-    """The images of L5, the smallest c of the grid that diverges in 60 steps; linear and tanh networks with two
-    hidden layers, ReLU with two and three. Medians over seeds, for each width.
+    """The images of relu-catapult, the smallest c of the grid that diverges in 60 steps; linear and tanh
+    networks with two hidden layers, ReLU with two and three. Medians over seeds, for each width.
     """
     nets = {"linear": ("linear", 2), "tanh": ("tanh", 2), "relu 2": ("relu", 2), "relu 3": ("relu", 3)}
     first: dict[str, dict[str, list[float]]] = {}

@@ -2,6 +2,6 @@
 (2010.02916, 2202.00980).
 """
 
-from lrscope.papers.li2019 import equilibrium, equivalence, solvable
+from lrscope.papers.li2019 import equilibrium, equivalence, figures, solvable
 
-__all__ = ["equilibrium", "equivalence", "solvable"]
+__all__ = ["equilibrium", "equivalence", "figures", "solvable"]

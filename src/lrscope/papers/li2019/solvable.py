@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lrscope.papers.claim import Holds, Numbers, claim
+from lrscope.papers.claim import Curves, Holds, Numbers, claim
 from lrscope.solvable.last_layer import LastLayer, run_together
 from lrscope.solvable.scale_invariant import NormEquilibrium, ScaleInvariant
 
@@ -17,7 +17,7 @@ from lrscope.solvable.scale_invariant import NormEquilibrium, ScaleInvariant
 def random_gradients(
     seeds: Sequence[int], momenta: Sequence[float] = (0.0, 0.5, 0.9), dim: int = 2000, steps: int = 6000
 ) -> tuple[Numbers, Holds]:
-    """Part of #5: random tangential gradients, lr 0.1, weight decay 0.05, from half the equilibrium norm."""
+    """Part of equilibrium-angle: random tangential gradients, lr 0.1, decay 0.05, from half the equilibrium norm."""
     lr, angle, norm, exact = 0.1, {}, {}, {}
     for momentum in momenta:
         model = NormEquilibrium(0.05, momentum)
@@ -42,9 +42,9 @@ def random_gradients(
     sure="source",
     shows=["mean_error_of_last_tenth"],
 )
-def last_layer(steps: int = 40_000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def last_layer(steps: int = 40_000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """With m = 20, B = 100, lr 0.1, weight decay 0.05; measured floors beside the predicted ones."""
-    rows, flat, ejected = [], [], []
+    rows, flat, ejected, curves = [], [], [], {}
     predicted = {}
     for seed in seeds:
         both = LastLayer(weight_decay=0.05, seed=seed)
@@ -56,6 +56,10 @@ def last_layer(steps: int = 40_000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[N
         ]
         error = run_together(models, steps).error
         rows.append(error[-steps // 10 :].mean(0).tolist())
+        if seed == seeds[0]:
+            block = max(1, steps // 200)
+            means = error[: len(error) // block * block].reshape(-1, block, len(models)).mean(1)
+            curves = {"step": [block * (i + 0.5) for i in range(len(means))], "error": means.T.tolist()}
         late = error[steps // 10 :]
         halves = late.reshape(len(late), -1)[: len(late) // 9 * 9].reshape(9, -1, len(models)).mean(1)
         flat.append(float(halves[:, 2].max() / halves[:, 2].min()))
@@ -70,11 +74,15 @@ def last_layer(steps: int = 40_000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[N
         "largest_over_smallest_tenth": flat,
         "smallest_window_peak_over_bound": ejected,
     }
-    return numbers, {
-        "both: error at least 3 times that of each alone": all(r[2] >= 3 * max(r[0], r[1]) for r in rows),
-        "both: flat between 10 % and 100 % of the run (tenths within 10 %)": max(flat) < 1.1,
-        "both: every window of 3 / (lr wd) steps has an error of sqrt(lr wd / 2) / pi": min(ejected) >= 1,
-    }
+    return (
+        numbers,
+        {
+            "both: error at least 3 times that of each alone": all(r[2] >= 3 * max(r[0], r[1]) for r in rows),
+            "both: flat between 10 % and 100 % of the run (tenths within 10 %)": max(flat) < 1.1,
+            "both: every window of 3 / (lr wd) steps has an error of sqrt(lr wd / 2) / pi": min(ejected) >= 1,
+        },
+        curves,
+    )
 
 
 @claim(
@@ -84,11 +92,14 @@ def last_layer(steps: int = 40_000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[N
     sure="source",
     shows=["largest_late_loss"],
 )
-def never_settles(steps: int = 20_000) -> tuple[Numbers, Holds]:
+def never_settles(steps: int = 20_000) -> tuple[Numbers, Holds, Curves]:
     """x^2 / (x^2 + y^2) from (1, 0.5), lr = wd = 0.05."""
-    spikes = {}
+    spikes, curves = {}, {}
     for decay in (0.05, 0.0):
         run = ScaleInvariant((1.0, 0.5), decay).run(0.05, steps)
+        block = max(1, steps // 200)  # the largest of each, as a spike lasts a few steps
+        curves[f"weight decay {decay:g}"] = [float(part.max()) for part in run.loss.split(block)]
+        curves["block"] = block
         late = run.loss[run.steps // 2 :]
         above = late > 1e-3
         spikes[decay] = (float(late.max()), int((above[1:] != above[:-1]).sum()))
@@ -96,11 +107,15 @@ def never_settles(steps: int = 20_000) -> tuple[Numbers, Holds]:
         "largest_late_loss": {str(k): v[0] for k, v in spikes.items()},
         "late_crossings_of_0.001": {str(k): v[1] for k, v in spikes.items()},
     }
-    return numbers, {
-        "weight decay: the loss comes back above 0.1 in the second half": spikes[0.05][0] > 0.1,
-        "weight decay: at least 10 crossings of 0.001 in the second half": spikes[0.05][1] >= 10,
-        "no weight decay: none": spikes[0.0][1] == 0 and spikes[0.0][0] < 1e-3,
-    }
+    return (
+        numbers,
+        {
+            "weight decay: the loss comes back above 0.1 in the second half": spikes[0.05][0] > 0.1,
+            "weight decay: at least 10 crossings of 0.001 in the second half": spikes[0.05][1] >= 10,
+            "no weight decay: none": spikes[0.0][1] == 0 and spikes[0.0][0] < 1e-3,
+        },
+        curves,
+    )
 
 
 @claim(
@@ -110,7 +125,7 @@ def never_settles(steps: int = 20_000) -> tuple[Numbers, Holds]:
     sure="source",
     shows=["largest_gap"],
 )
-def intrinsic_lr(steps: int = 2000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def intrinsic_lr(steps: int = 2000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """Gradient descent by autograd on x^2 / (x^2 + y^2); SGD on the normalised last layer, and how it turns.
 
     Losses below 1e-290 count as 0: among subnormal numbers even a power of two rounds.
@@ -126,10 +141,14 @@ def intrinsic_lr(steps: int = 2000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[N
         gap = max(gap, float((together.error[:, 0] - together.error[:, 1]).abs().max()))
         angles.append(float(together.angle[steps // 2 :, 1].mean()))
     predicted = math.sqrt(2 * 0.4 * 0.01)
-    return {"largest_gap": gap, "angle_per_step": angles, "predicted_angle": predicted}, {
-        "identical bit for bit": gap == 0.0,
-        "angle per step within 5 % of sqrt(2 lr wd)": all(abs(a / predicted - 1) < 0.05 for a in angles),
-    }
+    return (
+        {"largest_gap": gap, "angle_per_step": angles, "predicted_angle": predicted},
+        {
+            "identical bit for bit": gap == 0.0,
+            "angle per step within 5 % of sqrt(2 lr wd)": all(abs(a / predicted - 1) < 0.05 for a in angles),
+        },
+        {"lr 0.05, wd 0.05": plain[:400].tolist(), "lr 0.2, wd 0.0125": scaled[:400].tolist()},
+    )
 
 
 @claim(
@@ -139,21 +158,28 @@ def intrinsic_lr(steps: int = 2000, seeds: Sequence[int] = (0, 1, 2)) -> tuple[N
     sure="source",
     shows=["largest_over_median_norm"],
 )
-def clipping(steps: int = 20_000, dim: int = 200, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def clipping(steps: int = 20_000, dim: int = 200, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """Random tangential gradients, 0.5 % of them 50 times as long; lr 0.1, weight decay 0.01."""
     model, lr = NormEquilibrium(0.01), 0.1
-    ratio, share = {}, {}
+    ratio, share, curves = {}, {}, {}
     for clip in (None, 4.0, 1.0):
         walks = [model.simulate(lr, steps, dim=dim, spikes=0.005, clip=clip, seed=seed) for seed in seeds]
         late = [w.norm[steps // 2 :] for w in walks]
         ratio[str(clip)] = [float(n.max() / n.median()) for n in late]
+        block = max(1, len(late[0]) // 200)  # the largest of each, as a jump decays over hundreds of steps
+        curves[str(clip)] = [float(part.max() / late[0].median()) for part in late[0].split(block)]
+        curves["block"] = block
         share[str(clip)] = [w.clipped for w in walks]
-    return {"largest_over_median_norm": ratio, "share_clipped": share}, {
-        "unclipped: the norm jumps by more than 10 %": min(ratio["None"]) > 1.1,
-        "C = 4: it stays within 2 %": max(ratio["4.0"]) < 1.02,
-        "C = 4: only the huge ones are clipped (below 1 %)": max(share["4.0"]) < 0.01,
-        "C = 1: more than 90 % are clipped, so that is not a setting to use": min(share["1.0"]) > 0.9,
-    }
+    return (
+        {"largest_over_median_norm": ratio, "share_clipped": share},
+        {
+            "unclipped: the norm jumps by more than 10 %": min(ratio["None"]) > 1.1,
+            "C = 4: it stays within 2 %": max(ratio["4.0"]) < 1.02,
+            "C = 4: only the huge ones are clipped (below 1 %)": max(share["4.0"]) < 0.01,
+            "C = 1: more than 90 % are clipped, so that is not a setting to use": min(share["1.0"]) > 0.9,
+        },
+        curves,
+    )
 
 
 def _descend(begin: tuple[float, float], lr: float, decay: float, steps: int) -> Tensor:

@@ -1,114 +1,26 @@
-"""Leclerc & Madry 2020, The Two Regimes of Deep Network Training, arXiv 2002.10376, on scikit-learn's digits.
-
-The paper's own networks, grids and tables could not be read; its statements are checked on small networks of ours,
-with criteria set before measuring.
-"""
+"""Checks of leclerc2020: what large and small steps do, momentum in either, and why large ones come first."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrscope.isolation import isolated_rng
 from lrscope.objective import Objective
-from lrscope.papers.claim import Holds, Numbers, claim
+from lrscope.papers.claim import Curves, Holds, Numbers, claim
+from lrscope.papers.leclerc2020.networks import Kind, accuracy, digits, network, rises, train
 from lrscope.stability.trial import Trial
 from lrscope.tasks import Batches
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-Kind = Literal["MLP", "MLP-BN"]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Images, ``(N, 64)``, and labels to train on and to judge by."""
-
-    x: Tensor
-    y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-
-
-@cache
-def digits(num_train: int, seed: int, noise: float = 0.0) -> Data:
-    """A random split by ``seed``; a share ``noise`` of the training labels is drawn anew, uniformly."""
-    from sklearn.datasets import load_digits
-
-    found: Any = load_digits()
-    x = torch.tensor(found.data / 16 - 0.3, dtype=torch.float32)
-    y = torch.tensor(found.target, dtype=torch.int64)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(y), generator=generator)
-    train, test = order[:num_train], order[num_train:]
-    labels = y[train].clone()
-    wrong = torch.randperm(num_train, generator=generator)[: round(noise * num_train)]
-    labels[wrong] = torch.randint(10, (len(wrong),), generator=generator)
-    return Data(x[train], labels, x[test], y[test])
-
-
-def network(kind: Kind, seed: int) -> nn.Module:
-    """64-64-64-10 with ReLU; ``"MLP-BN"`` has BatchNorm before it and no biases in the hidden layers."""
-    norm = kind == "MLP-BN"
-    layers: list[nn.Module] = []
-    with isolated_rng(seed):
-        for _ in range(2):
-            layers += [nn.Linear(64, 64, bias=not norm), *([nn.BatchNorm1d(64)] if norm else []), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(64, 10))
-
-
-def full_loss(model: nn.Module, data: Data) -> float:
-    """Cross-entropy over the training set in train mode; the running statistics are put back."""
-    buffers = [b.clone() for b in model.buffers()]
-    with torch.no_grad():
-        loss = float(F.cross_entropy(model(data.x), data.y))
-        for b, before in zip(model.buffers(), buffers, strict=True):
-            b.copy_(before)
-    return loss
-
-
-def accuracy(model: nn.Module, data: Data) -> float:
-    """Share of the test images that are told right, in eval mode, in percent."""
-    model.eval()
-    with torch.no_grad():
-        right = (model(data.test_x).argmax(1) == data.test_y).double().mean()
-    model.train()
-    return 100 * float(right)
-
-
-def train(
-    model: nn.Module, data: Data, epochs: int, lr: float, *, momentum: float = 0.0, batch_size: int, seed: int
-) -> list[float]:
-    """SGD at a constant rate, a fresh momentum buffer; full training losses before and after each epoch.
-
-    A last batch that is not full is left out: eight images alone would upset BatchNorm, and double the shares of L1.
-    """
-    whole = len(data.y) // batch_size * batch_size
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-    generator = torch.Generator().manual_seed(seed)
-    losses = [full_loss(model, data)]
-    for _ in range(epochs):
-        for part in torch.randperm(len(data.y), generator=generator)[:whole].split(batch_size):
-            optimizer.zero_grad()
-            F.cross_entropy(model(data.x[part]), data.y[part]).backward()
-            optimizer.step()
-        losses.append(full_loss(model, data))
-    return losses
-
-
-def rises(losses: Sequence[float]) -> float:
-    """Share of the epochs after which the loss was higher, by more than 1e-4 of itself."""
-    x = np.asarray(losses)
-    return float(np.mean(~(x[1:] <= x[:-1] * (1 + 1e-4))))
 
 
 def _curve(kind: Kind, lr: float, momentum: float, epochs: int, seed: int) -> list[float]:
@@ -125,21 +37,27 @@ def _curve(kind: Kind, lr: float, momentum: float, epochs: int, seed: int) -> li
     shows=["MLP-BN rises", "MLP-BN final"],
     headline=True,
 )
-def regimes(seeds: Sequence[int] = (0, 1, 2), epochs: int = 30) -> tuple[Numbers, Holds]:
+def regimes(seeds: Sequence[int] = (0, 1, 2), epochs: int = 30) -> tuple[Numbers, Holds, Curves]:
     """Seven constant rates without momentum; both networks, judged on the one with BatchNorm."""
     numbers: dict[str, Any] = {"lr": list(RATES), "seeds": list(seeds)}
     kinds: tuple[Kind, ...] = ("MLP-BN", "MLP")
+    lines: dict[str, Any] = {}
     for kind in kinds:
         curves = [[_curve(kind, lr, 0.0, epochs, seed) for seed in seeds] for lr in RATES]
+        lines[kind] = {f"{lr:g}": row for lr, row in zip(RATES, curves, strict=True)}
         numbers[f"{kind} rises"] = [[rises(c) for c in row] for row in curves]
         numbers[f"{kind} final"] = [statistics.mean(c[-1] for c in row) for row in curves]
     share = [statistics.mean(row) for row in numbers["MLP-BN rises"]]
     final = numbers["MLP-BN final"]
-    return numbers, {
-        "the loss never rises for lr up to 0.03": max(max(row) for row in numbers["MLP-BN rises"][:3]) == 0,
-        "it rises in 20 % of the epochs or more for lr from 0.3 on": min(share[4:]) >= 0.2,
-        "it ends at lr 3 at twice the lowest of the sweep or more": final[-1] >= 2 * min(final),
-    }
+    return (
+        numbers,
+        {
+            "the loss never rises for lr up to 0.03": max(max(row) for row in numbers["MLP-BN rises"][:3]) == 0,
+            "it rises in 20 % of the epochs or more for lr from 0.3 on": min(share[4:]) >= 0.2,
+            "it ends at lr 3 at twice the lowest of the sweep or more": final[-1] >= 2 * min(final),
+        },
+        lines,
+    )
 
 
 @claim(
@@ -149,16 +67,20 @@ def regimes(seeds: Sequence[int] = (0, 1, 2), epochs: int = 30) -> tuple[Numbers
     sure="source",
     shows=["D at 1", "D uncorrected, momentum 0.9 at lr 1"],
 )
-def momentum_is_a_rate(seeds: Sequence[int] = (0, 1, 2), epochs: int = 20) -> tuple[Numbers, Holds]:
+def momentum_is_a_rate(seeds: Sequence[int] = (0, 1, 2), epochs: int = 20) -> tuple[Numbers, Holds, Curves]:
     """Distance D of mean loss curves, relative, over epochs 3 to the last, at lr = lr_eff (1 - momentum)."""
 
     def mean(lr: float, momentum: float, which: Sequence[int] = seeds) -> np.ndarray:
-        return np.mean([_curve("MLP-BN", lr, momentum, epochs, seed)[3:] for seed in which], 0)
+        whole = np.mean([_curve("MLP-BN", lr, momentum, epochs, seed) for seed in which], 0)
+        if which is seeds:
+            lines[f"lr {lr:.3g}, momentum {momentum:g}"] = whole.tolist()
+        return whole[3:]
 
     def distance(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.mean(np.abs(a - b) / b))
 
     found: dict[str, Any] = {"seeds": list(seeds)}
+    lines: dict[str, list[float]] = {}
     for effective in (1.0, 3.0):
         plain = mean(effective, 0.0)
         found[f"D at {effective:g}"] = {
@@ -168,10 +90,14 @@ def momentum_is_a_rate(seeds: Sequence[int] = (0, 1, 2), epochs: int = 20) -> tu
     found["D uncorrected, momentum 0.9 at lr 1"] = distance(mean(1.0, 0.9), plain)
     others = [seed + 100 for seed in seeds]
     found["D between seeds"] = distance(mean(1.0, 0.0, others), plain)
-    return found, {
-        "D(0.9) at most 0.25": found["D at 1"]["0.9"] <= 0.25,
-        "uncorrected D at least 1": found["D uncorrected, momentum 0.9 at lr 1"] >= 1,
-    }
+    return (
+        found,
+        {
+            "D(0.9) at most 0.25": found["D at 1"]["0.9"] <= 0.25,
+            "uncorrected D at least 1": found["D uncorrected, momentum 0.9 at lr 1"] >= 1,
+        },
+        lines,
+    )
 
 
 @claim(
