@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from lrscope.landscape.path import Kind, Path
 from lrscope.landscape.points import Point
@@ -89,6 +92,29 @@ def profile(
     surface = Surface(target, num_batches=num_batches, refresh=refresh)
     path = Path(tuple(surface.read(*points)), kind, surface.dtype)
     return along(surface, path, np.linspace(0, 1, num_points), on_progress=on_progress)
+
+
+def network_at(target: Target, point: Point, *, num_batches: int | None = None) -> nn.Module:
+    """The network at a point of the landscape, such as ``curve(0.5)``, as a module of its own in eval mode.
+
+    Its parameters are the point's, and BatchNorm's statistics are recomputed as for :func:`barrier`; whatever else a
+    flat vector does not say (other buffers, frozen parameters) is that of the target's network.
+
+    Args:
+        target, point, num_batches: As for :func:`barrier`.
+
+    Returns:
+        A copy of the target's network. Cost: a pass over the training set where there is BatchNorm.
+    """
+    surface = Surface(target, num_batches=num_batches)
+    (theta,) = surface.read(point, names=["point"])
+    values = surface.network(theta)
+    model = copy.deepcopy(surface.model).eval()
+    tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
+    return model
 
 
 def along(surface: Surface, path: Path, t: np.ndarray, *, on_progress: OnProgress | None = None) -> Profile:

@@ -27,7 +27,7 @@ REFINED = 8
 """Further points on each side of the worst one of the grid."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     """A trained curve between two networks, and the loss along it.
 

@@ -16,7 +16,7 @@ _NODES = 64
 """Gauss-Legendre nodes of an arc length: the speed along a Bezier curve of low degree is as smooth as they come."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """K parameter vectors, each a weighted sum of a few given ones, made when they are asked for.
 
@@ -58,7 +58,7 @@ def combined(controls: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Path:
     r"""A path from the first of its control points to the last.
 

@@ -24,7 +24,7 @@ _PREFIXES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Read:
     """A network that has been read.
 
@@ -59,13 +59,14 @@ def read(name: str, point: Point, model: nn.Module, layout: ParamLayout) -> Read
             tensors: Mapping[str, Any] = dict([*module.named_parameters(), *module.named_buffers()])
         else:
             tensors = module.state_dict()
-        prefix = "_orig_mod." if bare is not model else ""
-        tensors = {prefix + key: value for key, value in tensors.items()}
     elif isinstance(point, Mapping):
         tensors = point
         _refuse_other_checkpoints(name, tensors)
     else:
         raise TypeError(f"{name}: expected a module, its state_dict() or a flat vector, got {type(point).__name__}")
+    compiled = "_orig_mod."  # in the names of a network that was compiled as a whole
+    if hasattr(model, "_orig_mod") and not any(str(key).startswith(compiled) for key in tensors):
+        tensors = {compiled + key: value for key, value in tensors.items()}
     return _matched(name, tensors, model, layout)
 
 

@@ -12,7 +12,7 @@ from lrscope.landscape.surface import Values
 from lrscope.records import Cost
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """Loss and metrics along a path.
 
@@ -55,7 +55,7 @@ class Profile:
         return draw_profile(self, ax, of=of, label=label, **line)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Barrier:
     r"""How far a loss rises between the ends of a path, by both definitions in use.
 

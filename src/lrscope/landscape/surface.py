@@ -30,7 +30,7 @@ OnProgress = Callable[[int, int], None]
 """Called now and then with the work done and the work in all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Values:
     """What was measured at K points.
 
@@ -110,7 +110,7 @@ class Surface:
         eval_mode = self.objective.mode == "eval"
         self.statistics = Statistics(self.model)
         self.refreshes = bool(self.statistics) and eval_mode and refresh
-        self._trusts_ours = bool(self.statistics) and eval_mode and not refresh
+        self._fixed_statistics = bool(self.statistics) and eval_mode and not refresh
         self.rest = self._all_but_theta()
 
     @property
@@ -126,7 +126,7 @@ class Surface:
             if not bool(torch.isfinite(each.theta).all()):
                 name = next(iter(_names(names, len(points))[found.index(each) :]))
                 raise TaskError(f"{name}: holds parameters that are not finite, of a run that diverged; give another")
-        skip = self.statistics.names if self.refreshes or not self._trusts_ours else ()
+        skip = () if self._fixed_statistics else self.statistics.names
         given = [each for each in found if each.rest]
         rest = self.rest
         for each in given or [Read(found[0].theta, {})]:
@@ -182,15 +182,15 @@ class Surface:
         cost = Cost(forwards=seen * len(points) / self.unit, seconds=time.perf_counter() - started)
         return Values(columns, by_batch, examples, cost)
 
-    def network(self, theta: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Parameters and everything else of the network at ``theta``, its statistics recomputed."""
+    def network(self, theta: Tensor) -> dict[str, Tensor]:
+        """Parameters and buffers of the network at ``theta``, by name, its statistics recomputed."""
         statistics: dict[str, Tensor] = {}
         if self.refreshes:
             with self.measuring() as evaluator:
                 evaluator.at(Points((theta,), np.ones((1, 1)), self.dtype))
                 self._refresh(evaluator)
                 statistics = evaluator.gathered(0)
-        return self.layout.unflatten(theta.to(self.dtype)), {**self.rest, **statistics}
+        return {**self.rest, **statistics, **self.layout.unflatten(theta)}
 
     def _refresh(self, evaluator: Evaluator) -> int:
         total = 0
