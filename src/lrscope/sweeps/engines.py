@@ -87,9 +87,10 @@ def engine_of(given: Any) -> Engine:
         TypeError: Neither an engine nor a name.
     """
     from lrscope.sweeps.auto import Auto
+    from lrscope.sweeps.on_ray import Ray
     from lrscope.sweeps.processes import Processes
 
-    known: dict[str, Any] = {engine.name: engine for engine in (Auto, Serial, Replicas, Processes)}
+    known: dict[str, Any] = {engine.name: engine for engine in (Auto, Serial, Replicas, Processes, Ray)}
     if isinstance(given, str):
         if given not in known:
             raise ValueError(f"engine: expected one of {', '.join(known)}, got {given!r}")

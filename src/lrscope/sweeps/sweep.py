@@ -233,6 +233,8 @@ def _run(engine: Engine, job: Job, grid: Grid, cells: list[SweepCell], *, adapti
     asked: dict[str, SweepCell] = {}
     while points := planner.next(SweepTable.of(job.store.rows[name] for name in asked)):
         proposed = [cell for cell in map(grid.cell, points) if cell.hash not in asked]
+        if not proposed:
+            break
         asked |= {cell.hash: cell for cell in proposed}
         _run_cells(engine, job, proposed)
     return tuple(planner.skipped())

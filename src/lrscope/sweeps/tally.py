@@ -51,7 +51,7 @@ class Tally:
         self._total = self._found = self._running = 0
         self._steps_total = self._steps_found = self._steps = 0
         self._best: Mapping[str, Any] | None = None
-        self._started = time.monotonic()
+        self._started: float | None = None  # when the first cell did: workers and clusters take a while to appear
         self._told = 0.0
 
     def ask(self, cells: Sequence[SweepCell], rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -67,6 +67,7 @@ class Tally:
     def started(self, count: int) -> None:
         """So many cells run from now on; fewer than 0 for those of a worker that died."""
         self._running += count
+        self._started = self._started or time.monotonic()
         self.tell()
 
     def done(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -88,7 +89,7 @@ class Tally:
 
     @property
     def progress(self) -> SweepProgress:
-        rate = self._steps / max(time.monotonic() - self._started, 1e-9)
+        rate = self._steps / max(time.monotonic() - self._started, 1e-9) if self._started else 0.0
         done = min(self._steps_found + self._steps, self._steps_total)
         return SweepProgress(
             total=self._total,
