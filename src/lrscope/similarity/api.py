@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from lrscope.similarity.measure import measured
-from lrscope.similarity.measures import CCA, CKA, Procrustes
+from lrscope.similarity.measures import measure_of
 from lrscope.similarity.minibatch import minibatch_cka
 from lrscope.similarity.result import Similarity
 from lrscope.similarity.shapes import Activations, Channels, Spatial
@@ -68,7 +68,8 @@ def cca(
         >>> round(float(cca(x, mixed)), 6)
         1.0
     """
-    return measured(CCA(), x, y, spatial=spatial, channels=channels, null=null, bootstrap=bootstrap, seed=seed)
+    measure = measure_of("cca", {})
+    return measured(measure, x, y, spatial=spatial, channels=channels, null=null, bootstrap=bootstrap, seed=seed)
 
 
 def svcca(
@@ -109,9 +110,7 @@ def svcca(
         >>> svcca(x, torch.cat([x, noise], dim=1)).ranks
         (4, 4)
     """
-    if not isinstance(variance, (int, float)) or not 0 < variance <= 1:
-        raise ValueError(f"variance: expected a share in (0, 1], got {variance!r}; 0.99 keeps 99 %")
-    measure = CCA(variance=float(variance))
+    measure = measure_of("svcca", {"variance": variance})
     return measured(measure, x, y, spatial=spatial, channels=channels, null=null, bootstrap=bootstrap, seed=seed)
 
 
@@ -160,11 +159,7 @@ def pwcca(
         >>> bool(pwcca(loud, y).similarity > cca(loud, y).similarity + 0.2)
         True
     """
-    if reference not in ("x", "y"):
-        raise ValueError(
-            f"reference: expected 'x' or 'y', the side whose units weigh the directions, got {reference!r}"
-        )
-    measure = CCA(reference=reference)
+    measure = measure_of("pwcca", {"reference": reference})
     return measured(measure, x, y, spatial=spatial, channels=channels, null=null, bootstrap=bootstrap, seed=seed)
 
 
@@ -221,7 +216,7 @@ def cka(
         True
     """
     if batch_size is None:
-        measure = CKA(debiased=bool(debiased))
+        measure = measure_of("cka", {"debiased": bool(debiased)})
         return measured(measure, x, y, spatial=spatial, channels=channels, null=null, bootstrap=bootstrap, seed=seed)
     if not debiased:
         raise ValueError("batch_size: averaging over batches needs the unbiased HSIC; add debiased=True")
@@ -282,9 +277,5 @@ def procrustes(
         >>> round(procrustes(x, 3 * x @ rotation + 1).distance, 3)
         0.0
     """
-    if metric not in ("angular", "euclidean"):
-        raise ValueError(f"metric: expected 'angular' or 'euclidean', got {metric!r}")
-    if not normalised and metric == "angular":
-        raise ValueError("normalised=False: an angle knows no size; take metric='euclidean'")
-    measure = Procrustes(metric, bool(normalised))
+    measure = measure_of("procrustes", {"metric": metric, "normalised": bool(normalised)})
     return measured(measure, x, y, spatial=spatial, channels=channels, null=null, bootstrap=bootstrap, seed=seed)

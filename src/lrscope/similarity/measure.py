@@ -71,7 +71,7 @@ def measured(
         pairs = [Pair.of(measure, view) for view in found]
         weights = [view.weight for view in found]
         examples = len(found[0].x)
-        parts = [result_of(measure, pair.read(measure), pair, examples) for pair in pairs]
+        parts = [result_of(measure, pair.read(measure), pair.x, pair.y, examples) for pair in pairs]
         result = parts[0] if len(parts) == 1 else _mean(parts, weights)
         if null:
 
@@ -85,7 +85,7 @@ def measured(
     return replace(result, cost=Cost(seconds=time.perf_counter() - began))
 
 
-def result_of(measure: Measure, reading: Reading, pair: Pair, examples: int) -> Similarity:
+def result_of(measure: Measure, reading: Reading, x: Side, y: Side, examples: int) -> Similarity:
     return Similarity(
         measure.name,
         reading.similarity,
@@ -94,11 +94,11 @@ def result_of(measure: Measure, reading: Reading, pair: Pair, examples: int) -> 
         reading.correlations,
         reading.weights,
         examples,
-        pair.x.num_rows,
-        (pair.x.dim, pair.y.dim),
+        x.num_rows,
+        (x.dim, y.dim),
         reading.ranks,
         reading.chance,
-        guards_of(pair.x, pair.y, reading, examples),
+        guards_of(x, y, reading, examples),
     )
 
 

@@ -7,8 +7,9 @@ With centred activations X (rows, D1) and Y (rows, D2), whitening ``W^H X^H X W 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -74,6 +75,14 @@ class CCA:
     reference: Literal["x", "y"] | None = None
     formula = "1 - similarity"
     needs_norms = False
+
+    def __post_init__(self) -> None:
+        if self.variance is not None and not (isinstance(self.variance, (int, float)) and 0 < self.variance <= 1):
+            raise ValueError(f"variance: expected a share in (0, 1], got {self.variance!r}; 0.99 keeps 99 %")
+        if self.reference not in (None, "x", "y"):
+            raise ValueError(
+                f"reference: expected 'x' or 'y', the side whose units weigh the directions, got {self.reference!r}"
+            )
 
     @property
     def name(self) -> str:
@@ -150,8 +159,8 @@ class CKA:
         if min(xx, yy) <= 0:
             flat = "x" if xx <= 0 else "y"
             raise ValueError(
-                f"cka(debiased=True): the unbiased HSIC of {flat} with itself is {min(xx, yy):.2g}, not positive: its "
-                f"{n} rows are alike up to noise; bring more examples"
+                f"cka(debiased=True): the unbiased HSIC of {flat} with itself is {min(xx, yy):.2g}, not positive: "
+                f"its {n} rows are alike up to noise; bring more examples"
             )
         similarity = xy / math.sqrt(xx * yy)
         if norms is None:
@@ -183,6 +192,12 @@ class Procrustes:
     metric: Literal["angular", "euclidean"] = "angular"
     normalised: bool = True
     needs_norms = False
+
+    def __post_init__(self) -> None:
+        if self.metric not in ("angular", "euclidean"):
+            raise ValueError(f"metric: expected 'angular' or 'euclidean', got {self.metric!r}")
+        if not self.normalised and self.metric == "angular":
+            raise ValueError("normalised=False: an angle knows no size; take metric='euclidean'")
 
     @property
     def name(self) -> str:
@@ -218,3 +233,28 @@ class Procrustes:
             min(1.0, math.sqrt(min(ranks) / (x.num_rows - 1))),
             need,
         )
+
+
+MeasureName = Literal["cca", "svcca", "pwcca", "cka", "procrustes"]
+_BUILD: dict[str, tuple[Callable[..., Measure], tuple[str, ...]]] = {
+    "cca": (CCA, ()),
+    "svcca": (lambda variance=0.99: CCA(variance=variance), ("variance",)),
+    "pwcca": (lambda reference="x": CCA(reference=reference), ("reference",)),
+    "cka": (CKA, ("debiased",)),
+    "procrustes": (Procrustes, ("metric", "normalised")),
+}
+
+
+def measure_of(name: MeasureName, options: Mapping[str, Any]) -> Measure:
+    """The measure of a name with its own options.
+
+    Raises:
+        ValueError: No measure of that name, or an option that it does not have.
+    """
+    if name not in _BUILD:
+        raise ValueError(f"measure: expected one of {', '.join(_BUILD)}, got {name!r}")
+    build, known = _BUILD[name]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    return build(**options)

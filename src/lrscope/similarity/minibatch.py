@@ -90,8 +90,8 @@ class MinibatchCKA:
         if min(xx, yy) <= 0:
             flat = "x" if xx <= 0 else "y"
             raise ValueError(
-                f"cka(debiased=True): the mean unbiased HSIC of {flat} with itself is not positive; its rows are alike "
-                "up to noise; bring more or larger batches"
+                f"cka(debiased=True): the mean unbiased HSIC of {flat} with itself is not positive; its rows are "
+                "alike up to noise; bring more or larger batches"
             )
         similarity = max(-1.0, min(1.0, xy / math.sqrt(xx * yy)))
         return Similarity(

@@ -31,14 +31,16 @@ class View:
     weight: float = 1.0
 
 
-def views(x: Activations, y: Activations, spatial: Spatial | None, channels: Channels | None) -> list[View]:
+def views(
+    x: Activations, y: Activations, spatial: Spatial | None, channels: Channels | None, *, least: int = 2
+) -> list[View]:
     """The matrices that ``spatial`` makes of two sets of activations, after every check that needs no arithmetic."""
     a, b = tensor(x, "x"), tensor(y, "y")
     if a.device != b.device:
         raise ValueError(f"x is on {a.device} and y on {b.device}; move both to one device")
     if len(a) != len(b):
         raise ValueError(f"x has {len(a)} examples and y has {len(b)}; both need the same examples in the same order")
-    if len(a) < 2:
+    if len(a) < least:
         raise ValueError(
             f"x and y hold {len(a)} example(s); a similarity needs at least 2, and many more to mean much"
         )
@@ -112,8 +114,8 @@ def _frequencies(a: Tensor, b: Tensor, eps: tuple[float, float]) -> list[View]:
     if a.ndim == 2 or a.shape[1:-1] != b.shape[1:-1]:
         raise ValueError(
             f"spatial='dft' compares equal frequencies, so x and y need positions of one size; "
-            f"got {tuple(a.shape[1:-1])} and {tuple(b.shape[1:-1])}; use spatial='average' or 'flatten', or bring both "
-            "maps to one size first"
+            f"got {tuple(a.shape[1:-1])} and {tuple(b.shape[1:-1])}; use spatial='average' or 'flatten', or bring "
+            "both maps to one size first"
         )
     places = tuple(a.shape[1:-1])
     axes = tuple(range(1, a.ndim - 1))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-CHUNK = 2**20
-"""Numbers that are converted to float64 at a time (8 MB): copies stay small beside the activations."""
+CHUNK, CHUNK_ROWS = 2**20, 1024
+"""Numbers converted to float64 at a time (8 MB), or this many rows: enough for matrix products at full speed."""
 RANK_TOL = 1e-12
 """Variance, relative to the largest, under which a direction of float64 moments is not told from their rounding."""
 
@@ -153,7 +153,7 @@ def product(a: Tensor, b: Tensor, mean_a: Tensor, mean_b: Tensor, order: Tensor 
 
 def chunks(rows: Tensor, width: int | None = None, order: Tensor | None = None) -> Iterator[Tensor]:
     """Float64 copies of some rows at a time, shape (rows, D); free to be written to."""
-    step = max(1, CHUNK // ((width or rows.shape[-1]) * rows.shape[1]))
+    step = max(1, max(CHUNK_ROWS, CHUNK // (width or rows.shape[-1])) // rows.shape[1])
     for start in range(0, len(rows), step):
         part = rows[start : start + step] if order is None else rows[order[start : start + step]]
         yield part.reshape(-1, rows.shape[-1]).to(home(rows)).to(working(rows), copy=True)
@@ -168,11 +168,12 @@ def home(rows: Tensor) -> torch.device:
     return torch.device("cpu") if rows.device.type == "mps" else rows.device
 
 
-def add_gram(out: Tensor, chunk: Tensor) -> None:
-    """Add ``chunk^H chunk`` to the upper triangle of ``out``, in two bands: a quarter of the work is left out."""
-    half = (out.shape[0] + 1) // 2
-    out[:half].addmm_(chunk[:, :half].mH, chunk)
-    out[half:, half:].addmm_(chunk[:, half:].mH, chunk[:, half:])
+def add_gram(out: Tensor, chunk: Tensor, bands: int = 2) -> None:
+    """Add ``chunk^H chunk`` to the upper triangle of ``out``; what lies under the ``bands`` is not computed."""
+    step = -(-out.shape[0] // bands)
+    for start in range(0, out.shape[0], step):
+        band = slice(start, start + step)
+        out[band, start:].addmm_(chunk[:, band].mH, chunk[:, start:])
 
 
 def mirrored(upper: Tensor) -> Tensor:
