@@ -35,10 +35,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="papers and claims, such as li2019 or kalra2024/thresholds")
     parser.add_argument("--pages", action="store_true", help="write the pages only")
+    parser.add_argument("--engine", choices=["processes", "serial"], default="processes", help="one per core, or one")
     parser.add_argument("--out", type=Path, default=Path("lrscope-runs/reproduce"), help="as of lrscope reproduce")
     options = parser.parse_args(arguments)
     if not options.pages:
-        for news in reproduce(ask(claims(*options.names).values()), options.out):
+        for news in reproduce(ask(claims(*options.names).values()), options.out, engine=options.engine):
             if news.outcome is not None:
                 print(news.outcome, f"[{news.outcome.seconds:.0f} s]", flush=True)
                 record(news.outcome)

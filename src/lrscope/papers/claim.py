@@ -39,6 +39,7 @@ class Claim:
         shows: Which of the numbers are the statistic that a table shows.
         headline: One of the paper's main statements that is measured in seconds; ``lrscope reproduce --quick``.
         unlike: Our best explanation where the verdict at this scale is usually not "reproduced"; else empty.
+        instead: The verdict that is usual then.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Claim:
     shows: tuple[str, ...] = field(repr=False)
     headline: bool = field(default=False, repr=False)
     unlike: str = field(default="", repr=False)
+    instead: Verdict = field(default="not reproduced", repr=False)
 
     @property
     def paper(self) -> str:
@@ -61,7 +63,7 @@ class Claim:
     @property
     def expected(self) -> Verdict:
         """The verdict that is usual at this scale."""
-        return "not reproduced" if self.unlike else "reproduced"
+        return self.instead if self.unlike else "reproduced"
 
     @property
     def setting(self) -> str:
@@ -138,6 +140,7 @@ def claim(
     shows: Sequence[str],
     headline: bool = False,
     unlike: str = "",
+    instead: Verdict = "not reproduced",
 ) -> Callable[[Measure], Claim]:
     """Make a :class:`Claim` of a function that returns what it measured, which parts of the criterion hold and,
     where its figure needs more, curves.
@@ -148,7 +151,7 @@ def claim(
     def register(measure: Measure) -> Claim:
         if id in CLAIMS and CLAIMS[id].measure.__qualname__ != measure.__qualname__:
             raise ValueError(f"claim {id!r} exists already")
-        CLAIMS[id] = Claim(id, statement, measure, where, sure, tuple(shows), headline, unlike)
+        CLAIMS[id] = Claim(id, statement, measure, where, sure, tuple(shows), headline, unlike, instead)
         return CLAIMS[id]
 
     return register

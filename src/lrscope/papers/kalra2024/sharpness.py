@@ -100,8 +100,8 @@ def by_itself(seeds: Seeds = (0, 1, 2), steps: int = 400) -> tuple[Numbers, Hold
 def gain(
     seeds: Seeds = (0, 1, 2), warmups: Sequence[int] = (1, 16, 64, 256), octaves: int = 11, steps: int = 400
 ) -> tuple[Numbers, Holds]:
-    """The networks of natural-sharpening, gradient descent for 400 steps at peak c / sharpness of the start, c = 1, 2
-    to 1024.
+    """The networks of natural-sharpening, gradient descent for 400 steps at peak c / sharpness of the start, c in
+    powers of 2 up to 1,024.
 
     The largest c whose loss is still finite; of it the gain of the longest warmup over none. A network that has died
     has a finite loss, too: the largest c that trains (to half the loss of guessing) is given beside it.
