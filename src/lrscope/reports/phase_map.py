@@ -33,8 +33,7 @@ def draw(
         first = next((s.x for s in row if s.state == "trains"), math.inf)
         for spot, low, high in zip(row, edge[:-1], edge[1:], strict=True):
             keys |= _cell(ax, spot, (low, high, at), look, split[look.rows[at]], slow=spot.x < first)
-    regular = len({tuple(s.x for s in row) for _, row in rows}) == 1
-    if not regular:
+    if not _regular([[s.x for s in row] for _, row in rows], look):
         ran = [(s.x, at) for at, row in rows for s in row]
         (dots,) = ax.plot(*zip(*ran, strict=True), ".", color=colour("ink"), ms=2.2, zorder=3)
         keys["runs"] = dots
@@ -46,8 +45,14 @@ def draw(
     return keys | marks.predictions(ax, theory or {}, look)
 
 
+def _regular(rows: Sequence[Sequence[float]], look: Look) -> bool:
+    """Whether all rows have the same evenly spaced places, so that every cell shows where its runs are."""
+    gaps = np.diff(np.log(look.places) if look.log else look.places)
+    return len({tuple(row) for row in rows}) == 1 and (len(gaps) == 0 or float(gaps.max()) < 1.5 * float(gaps.min()))
+
+
 def _edges(places: Sequence[float], look: Look) -> list[float]:
-    """Half way between neighbours; outermost cells as wide to the outside as to the inside."""
+    """Half way between neighbours; outermost cells reach half of the row's smallest gap further."""
     u = np.log(places) if look.log else np.asarray(places, dtype=float)
     if len(u) == 1:
         whole = np.log(look.places) if look.log else np.asarray(look.places)
@@ -55,7 +60,8 @@ def _edges(places: Sequence[float], look: Look) -> list[float]:
         middle = np.array([u[0] - half, u[0] + half])
     else:
         between = (u[1:] + u[:-1]) / 2
-        middle = np.r_[2 * u[0] - between[0], between, 2 * u[-1] - between[-1]]
+        outside = np.diff(u).min() / 2
+        middle = np.r_[u[0] - outside, between, u[-1] + outside]
     return (np.exp(middle) if look.log else middle).tolist()
 
 

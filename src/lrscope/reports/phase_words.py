@@ -85,7 +85,7 @@ def summary(
     by = rows_by(table) if by is None else by
     bar = bar_of(table) if bar is None else bar
     limits = list(boundary(table, x, by, bar=bar).rows())
-    said = [_reach(limits, x, by), _gain(limits, by), *_unsure(limits)]
+    said = [_reach(limits, x, by), _survives(table, limits, x, by), _gain(limits, by), *_unsure(limits)]
     said.append(_best(table, x, by, value, better, bar))
     said.append(_moves(list(ridge(table, x, by, value=value, better=better, bar=bar).rows()), x, by))
     said.append(_counts(table))
@@ -97,15 +97,25 @@ def rows_by(table: Table) -> tuple[str, ...]:
     return ("warmup",) if "warmup" in table.columns else ()
 
 
-def _reach(limits: list[dict[str, Any]], x: str, by: Sequence[str]) -> str | None:
+def _reach(limits: list[dict[str, Any]], x: str, by: Sequence[str], verb: str = "trains") -> str | None:
     if not limits:
         return None
     seeds = max(limit["seeds"] for limit in limits)
     every = f" in all {seeds} seeds" if seeds > 1 else ""
+    name = "learning rate" if x == "lr" else axis_words(x)
+    if len({_largest(limit) for limit in limits}) == 1 and len(limits) > 2:
+        return f"Largest {name} that {verb}{every}: {_largest(limits[0])} in every row."
     shown = limits if len(limits) <= MOST_ROWS else [limits[0], limits[len(limits) // 2], limits[-1]]
     parts = [f"{_largest(limit)} {row_name({k: limit[k] for k in by})}".strip() for limit in shown]
-    name = "learning rate" if x == "lr" else axis_words(x)
-    return f"Largest {name} that trains{every}: {numbers.listing(parts)}."
+    return f"Largest {name} that {verb}{every}: {numbers.listing(parts)}."
+
+
+def _survives(table: Table, limits: list[dict[str, Any]], x: str, by: Sequence[str]) -> str | None:
+    """Up to where runs at least do not diverge, where that is further."""
+    finished = list(boundary(table, x, by, of="finished").rows())
+    if [_largest(row) for row in finished] == [_largest(row) for row in limits]:
+        return None
+    return _reach(finished, x, by, "does not diverge")
 
 
 def _largest(limit: Mapping[str, Any]) -> str:

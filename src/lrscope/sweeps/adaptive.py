@@ -95,13 +95,18 @@ class Adaptive:
         full = len(self.rows) * len(self.seeds) * len(self.grid)
         said = [f"{numbers.plural(ran, 'run')} instead of the {numbers.count(full)} of the full grid"]
         said[0] += f", {numbers.count(between)} of them at rates between its own." if between else "."
-        rows = [text for text in map(self._left_out, self.rows, self._lines) if text]
-        said += rows[:MOST_ROWS]
-        if len(rows) > MOST_ROWS:
-            said.append(f"Likewise in {numbers.plural(len(rows) - MOST_ROWS, 'other row')}.")
-        said += [
-            text for key, lines in zip(self.rows, self._lines, strict=True) for text in self._unrefined(key, lines)
-        ]
+        left: dict[str, list[str]] = {}
+        for key, lines in zip(self.rows, self._lines, strict=True):
+            if text := self._left_out(lines):
+                left.setdefault(text, []).append(row_name(key))
+        for text, names in list(left.items())[:MOST_ROWS]:
+            everywhere = len(names) == len(self.rows) > 1
+            where = "in every row" if everywhere else numbers.listing([n for n in names if n])
+            said.append(f"Not run {where}".rstrip() + f": {text}.")
+        if len(left) > MOST_ROWS:
+            said.append("Other rows likewise.")
+        for key, lines in zip(self.rows, self._lines, strict=True):
+            said += self._unrefined(key, lines)
         said.append(
             "This takes for granted that the loss has one minimum, and that above the boundary nothing trains but "
             "single rates; the two rates below each boundary were checked."
@@ -144,11 +149,9 @@ class Adaptive:
     def _off_grid(self, x: float) -> bool:
         return all(abs(x / g - 1) > 1e-9 for g in self.grid)
 
-    def _left_out(self, key: Mapping[str, Any], lines: list[Line]) -> str | None:
-        name = row_name(key) or "along the grid"
-        marks = [line.marks() for line in lines if line.best is not None]
-        if not marks:
-            return f"{numbers.capital(name)}, no run trained; between them it was not looked any closer."
+    def _left_out(self, lines: list[Line]) -> str | None:
+        if not any(line.best for line in lines):
+            return "what lies between the rates tried, none of which trained"
         tried = {p.x for line in lines for p in line.points}
         left = [x for x in self.grid if all(abs(x / t - 1) > 1e-9 for t in tried)]
         ends = [line.bracket[1] for line in lines]
@@ -165,7 +168,7 @@ class Adaptive:
             )
             if places
         ]
-        return f"Not run {name}: {numbers.listing(parts)}." if parts else None
+        return numbers.listing(parts) if parts else None
 
     def _unrefined(self, key: Mapping[str, Any], lines: list[Line]) -> Iterator[str]:
         """Where a finer resolution was asked for than the seeds agree to."""

@@ -1,0 +1,73 @@
+"""Labels of the cells, each by its own rule, on rows made by hand and on runs whose phase is known in closed form."""
+
+import pytest
+
+from lrscope.records import Table
+from lrscope.solvable import TwoLayer
+from lrscope.sweeps.phases import PHASES, regimes, with_regimes
+
+
+def row(**more):
+    base = {"lr": 0.1, "seed": 0, "status": "finished", "first_loss": 2.0, "final_loss": 0.5, "trains": True}
+    return {**base, **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "label"),
+    [
+        ({"status": "diverged", "final_loss": None, "trains": False, "catapult": True}, "diverged"),
+        ({"final_loss": 1.95}, "failed to train"),
+        ({"trains": False, "sharpness_end": 20.0}, "failed to train"),
+        ({"status": "failed", "final_loss": None, "trains": False}, None),
+        ({"sharpness_start": 20.0, "sharpness_end": 19.0, "catapult": True}, "edge of stability"),
+        ({"sharpness_start": 60.0, "sharpness_end": 10.0, "catapult": True}, "catapult"),
+        ({"sharpness_start": 10.0, "sharpness_end": 10.9, "catapult": False}, "lazy"),
+        ({"sharpness_start": 10.0, "sharpness_end": 8.9, "catapult": False}, "flattened"),
+        ({"sharpness_start": 10.0, "sharpness_end": 11.1, "catapult": False}, "sharpened"),
+        ({"catapult": False}, "stable"),
+        ({"catapult": None}, None),
+        ({"headroom_end": 1.2, "catapult": False}, "edge of stability"),
+        ({"sharpness_start": float("nan"), "sharpness_end": 20.0, "catapult": None}, "edge of stability"),
+    ],
+)
+def test_each_rule(more, label):
+    table = Table.of([row(lr=0.01, seed=1), row(**more)])
+    assert regimes(table, threshold=2.0)[1] == label
+    assert label is None or label in PHASES
+
+
+def test_without_a_threshold_the_edge_is_not_looked_for():
+    table = Table.of([row(sharpness_start=20.0, sharpness_end=20.0, catapult=False)])
+    assert regimes(table) == ["lazy"]
+    assert with_regimes(table)["regime"] == ["lazy"]
+    assert type(with_regimes(table)) is Table
+
+
+def test_a_threshold_has_to_be_one():
+    with pytest.raises(ValueError, match="expected a positive number"):
+        regimes(Table.of([row()]), threshold=0.0)
+
+
+def test_two_layer_linear_models_get_the_phase_that_theory_predicts():
+    diagram = TwoLayer(width=300, seed=0).phase_diagram([0.5, 1.0, 1.5, 2.5, 3.0, 3.4, 4.6, 4.8], seeds=3, steps=2000)
+    names = {"lazy": "lazy", "catapult": "catapult", "divergent": "diverged"}
+    rows, predicted = [], []
+    for i in range(len(diagram.c)):
+        for s, kernel in enumerate(diagram.kernel):
+            lost = diagram.status[i, s] == "diverged"
+            # The loss of these models goes to zero; a catapult shows as a loss above the first.
+            rows.append(
+                row(
+                    lr=float(diagram.lr[i, s]),
+                    seed=s,
+                    status="diverged" if lost else "finished",
+                    first_loss=1.0,
+                    final_loss=None if lost else float(diagram.final_loss[i, s]),
+                    trains=not lost,
+                    catapult=not lost and float(diagram.peak_ratio[i, s]) > 1,
+                    sharpness_start=float(kernel),
+                    sharpness_end=None if lost else float(diagram.final_curvature[i, s]),
+                )
+            )
+            predicted.append(names[str(diagram.predicted[i, s])])
+    assert regimes(Table.of(rows)) == predicted
