@@ -1,0 +1,143 @@
+"""Runs whose weights are wanted at chosen steps: trained once, kept, and found again in a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrscope.records import Run
+from lrscope.schedules import Constant, Join, Schedule
+from lrscope.tasks import Task
+from lrscope.training import Probe, TrainState, checkpoint, train
+
+State = dict[str, Tensor]
+OnProgress = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is done, in [0, 1]."""
+
+
+class Keep:
+    """A probe that keeps the model's state dict before chosen updates, and after the last one.
+
+    Args:
+        at: Numbers of finished updates.
+        folder: Where to keep them, a file each; ``None`` keeps them in memory.
+    """
+
+    name = "keep"
+    every: int | None = None
+
+    def __init__(self, at: Iterable[int], folder: Path | None = None) -> None:
+        self.at = frozenset(at)
+        self.folder = folder
+        self._states: dict[int, State] = {}
+
+    def __call__(self, state: TrainState) -> Mapping[str, float | None]:
+        self._keep(state.model, state.step)
+        return {}
+
+    def finish(self, model: nn.Module, step: int) -> None:
+        self._keep(model, step)
+
+    @property
+    def states(self) -> dict[int, State]:
+        """State dicts by step; steps that the run never reached are missing."""
+        if self.folder is None:
+            return dict(sorted(self._states.items()))
+        files = {step: self._file(step) for step in sorted(self.at)}
+        return {step: checkpoint.load(file)["model"] for step, file in files.items() if file.exists()}
+
+    def _keep(self, model: nn.Module, step: int) -> None:
+        if step not in self.at:
+            return
+        state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        if self.folder is None:
+            self._states[step] = state
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.save(self._file(step), {"step": step, "model": state})
+
+    def _file(self, step: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"step-{step:08d}.pt"
+
+
+def trained(
+    task: Task,
+    optimizer: Any,
+    schedule: Any,
+    steps: int,
+    at: Iterable[int],
+    *,
+    name: str,
+    seed: int,
+    out: Path | None,
+    on_progress: OnProgress | None = None,
+    probes: Iterable[Probe] = (),
+    frozen: Mapping[str, int] | None = None,
+) -> tuple[Run, dict[int, State]]:
+    """A run and its states at the steps ``at``; one that is finished in ``out`` is read, not repeated."""
+    keep = Keep(at, None if out is None else out / f"{name}-states")
+    lines = None if out is None else out / f"{name}.jsonl"
+    if lines is not None and lines.exists():
+        before = Run.read(lines)
+        asked = {"schedule": schedule.to_spec(), "steps": steps, "seed": seed, "task": task.name}
+        same = all(before.config.get(k) == v for k, v in asked.items())
+        if same and before.status in ("finished", "diverged") and before.config.get("frozen") == _plain(frozen):
+            return before, keep.states
+
+    def told(state: TrainState) -> None:
+        if on_progress is not None:
+            on_progress(f"training: {name}", (state.step + 1) / steps)
+
+    run = train(
+        task,
+        optimizer,
+        schedule,
+        steps,
+        probes=[keep, *probes],
+        seed=seed,
+        name=name,
+        out=out,
+        resume=out is not None,
+        on_step=told,
+        frozen=frozen,
+    )
+    return run, keep.states
+
+
+def _plain(frozen: Mapping[str, int] | None) -> dict[str, int] | None:
+    return None if frozen is None else dict(frozen)
+
+
+def with_drops(lr: float, steps: int, drops: Sequence[float]) -> Schedule:
+    """``lr``, a tenth of it from the first share of the run on, a hundredth from the second …"""
+    where = [0, *(round(share * steps) for share in drops)]
+    if any(not 0 < share < 1 for share in drops) or sorted(set(where)) != where:
+        raise ValueError(f"drops: expected increasing shares of the run between 0 and 1, got {tuple(drops)!r}")
+    ends = [*where[1:], None]
+    parts = [
+        Constant(lr * 0.1**i, None if end is None else end - begin)
+        for i, (begin, end) in enumerate(zip(where, ends, strict=True))
+    ]
+    return Join(tuple(parts)) if len(parts) > 1 else parts[0]
+
+
+def loaded(task: Task, state: Mapping[str, Any], seed: int = 0) -> nn.Module:
+    """A model of ``task`` with the weights of ``state``."""
+    model = task.model(seed)
+    model.load_state_dict(state)
+    return model
+
+
+@torch.no_grad()
+def movement(before: Mapping[str, Tensor], after: Mapping[str, Tensor], layer: str) -> float:
+    r""":math:`\|w - w_0\| / \|w_0\|` over the weights of a layer; ``nan`` where they start at 0."""
+    of_layer = [n for n in before if n.rpartition(".")[0] == layer]
+    names = [n for n in of_layer if before[n].is_floating_point() and before[n].ndim > 1]
+    moved = sum(float((after[n].double() - before[n].double()).square().sum()) for n in names)
+    size = sum(float(before[n].double().square().sum()) for n in names)
+    return (moved / size) ** 0.5 if size > 0 else float("nan")
