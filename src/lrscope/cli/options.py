@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-    from lrscope.schedules import Horizon, Schedule
+    from lrscope.schedules import FeedbackSchedule, Horizon, Schedule
     from lrscope.tasks import Task
 
 TaskName = Annotated[
@@ -102,29 +102,57 @@ def horizon(steps: int, steps_per_epoch: int | None, tokens_per_step: float | No
         return Horizon(steps, steps_per_epoch=steps_per_epoch, tokens_per_step=tokens_per_step)
 
 
-def in_steps(text: str, horizon: Horizon) -> Schedule:
-    """The schedule that is written, for this run; or that a .json file holds, such as a plan or a refined one."""
+@overload
+def in_steps(text: str, horizon: Horizon, *, listening: Literal[False] = False) -> Schedule: ...
+
+
+@overload
+def in_steps(text: str, horizon: Horizon, *, listening: bool) -> Schedule | FeedbackSchedule: ...
+
+
+def in_steps(text: str, horizon: Horizon, *, listening: bool = False) -> Schedule | FeedbackSchedule:
+    """The schedule that is written, for this run; or that a .json file holds, such as a plan or a refined one.
+
+    ``listening`` says whether it may be one that listens to the run.
+    """
     from lrscope.schedules import parse
 
     if text.strip().endswith(".json"):
-        return _stored(Path(text.strip()), horizon.steps)
+        return _stored(Path(text.strip()), horizon.steps, listening=listening)
+    if listening:
+        _know_all(text)
     with _flags():
-        return parse(text, horizon)
+        return parse(text, horizon, listening=listening)
 
 
-def _stored(path: Path, steps: int) -> Schedule:
+def _know_all(text: str) -> None:
+    """Schedules that measure are known once their room is open, which takes torch and a second."""
+    import importlib
+
+    from lrscope.schedules.feedback import MEASURING
+
+    if any(name in text for name in MEASURING):
+        importlib.import_module("lrscope.stability")
+
+
+def _stored(path: Path, steps: int, *, listening: bool) -> Schedule | FeedbackSchedule:
     """The schedule in a file: its spec, or an object with one under ``schedule``."""
     import json
 
     from lrscope.errors import ScheduleError
-    from lrscope.schedules import from_spec
+    from lrscope.schedules import Schedule, from_spec
 
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         why = f"cannot be read ({_first_line(error)})"
         raise ScheduleError(f"schedule: {path} {why}; give a file that lrscope plan wrote, or text") from None
-    schedule = from_spec(found["schedule"] if isinstance(found, dict) and "schedule" in found else found)
+    if listening:
+        _know_all(json.dumps(found))
+    spec = found["schedule"] if isinstance(found, dict) and "schedule" in found else found
+    schedule = from_spec(spec, listening=listening)
+    if not isinstance(schedule, Schedule):
+        return schedule
     if schedule.num_steps is not None and schedule.num_steps > steps:
         raise ScheduleError(
             f"schedule: {path} is for {schedule.num_steps} steps, the run has {steps}; give --steps, or plan for them"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ from cyclopts import Parameter
 
 from lrscope.cli.options import Json, check_out, horizon, in_steps, write_out
 from lrscope.records import strict_json
-from lrscope.schedules import Horizon, Schedule, chart, segments
+from lrscope.schedules import Constant, FeedbackSchedule, Horizon, Schedule, chart, segments
 from lrscope.schedules.checks import number
 from lrscope.schedules.preview import SegmentRow
 
@@ -36,14 +38,18 @@ def show(
 ) -> None:
     """Print a schedule as it would run: its segments in steps, and a chart.
 
-    With ``--json`` one object: spec, num_steps, segments, and the learning rate at up to 200 steps.
+    With ``--json`` one object: spec, num_steps, segments, and the learning rate at up to 200 steps. Of a schedule
+    that listens to the run: what it listens to, and the bounds that are known beforehand.
     """
     check_out(out)
     run = horizon(steps, steps_per_epoch, tokens_per_step)
-    resolved = in_steps(schedule, run)
+    resolved = in_steps(schedule, run, listening=True)
     base_lr = number("show", "base_lr", base_lr, above=0)
+    if not isinstance(resolved, Schedule):
+        show_listening(schedule, resolved, base_lr, run, out=out, json=json)
+        return
     if out is not None:
-        _write(out, resolved, base_lr, run.steps)
+        _write(out, {"lr": resolved}, base_lr, run.steps)
     if json:
         print(strict_json(_as_json(schedule, resolved, base_lr, run.steps)))
         return
@@ -84,16 +90,20 @@ def _end(part: SegmentRow, schedule: Schedule, base_lr: float) -> str:
     return last if last == reached else f"{last} (to {reached})"
 
 
-def _sample(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _sample(schedule: Schedule | FeedbackSchedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values for a picture: every step, or of a long run an even sample with the ends of its parts."""
     if steps <= _EVERY_STEP:
-        return np.arange(steps), schedule.values(steps)
+        return np.arange(steps), _all(schedule, steps)
     at = np.linspace(0, steps - 1, _SAMPLE).astype(int)
-    for part in segments(schedule):
+    for part in segments(schedule) if isinstance(schedule, Schedule) else ():
         for step in (part.first, part.last):
             if step is not None and 0 <= step < steps:
                 at[round(step * (_SAMPLE - 1) / (steps - 1))] = step
-    return at, np.array([schedule(t) for t in at.tolist()])
+    return at, _values(schedule, at)
+
+
+def _all(schedule: Schedule | FeedbackSchedule, steps: int) -> np.ndarray:
+    return schedule.values(steps) if isinstance(schedule, Schedule) else _values(schedule, np.arange(steps))
 
 
 def _as_json(text: str, schedule: Schedule, base_lr: float, steps: int) -> dict[str, object]:
@@ -110,14 +120,64 @@ def _as_json(text: str, schedule: Schedule, base_lr: float, steps: int) -> dict[
     }
 
 
-def _write(out: Path, schedule: Schedule, base_lr: float, steps: int) -> None:
+def show_listening(
+    text: str, heard: FeedbackSchedule, base_lr: float, run: Horizon, *, out: Path | None, json: bool
+) -> None:
+    """What it listens to, and the least and the most that it can be: the rest is known when it runs."""
+    core, factor = heard.parted()
+    low, high = core.bounds()
+    curves: Mapping[str, Schedule | FeedbackSchedule]
+    if not heard.listens_to:
+        name, curves = "lr", {"lr": heard}
+    elif math.isfinite(high):
+        name, curves = "at most", {"at least": low * factor, "at most": high * factor}
+    else:
+        name, curves = "if it hears nothing", {"if it hears nothing": heard}
+    if out is not None:
+        _write(out, curves, base_lr, run.steps)
+    if json:
+        at = np.unique(np.linspace(0, run.steps - 1, min(_MAX_VALUES, run.steps)).astype(int))
+        told = {"text": text, "spec": heard.to_spec(), "horizon": run.steps, "base_lr": base_lr}
+        told |= {"listens_to": sorted(heard.listens_to), "measures": heard.measures, "drives": sorted(heard.drives())}
+        told |= {"steps": at.tolist()} | {key: (base_lr * _values(f, at)).tolist() for key, f in curves.items()}
+        print(strict_json(told))
+        return
+    print(text)
+    print(f"  drives {' and '.join(sorted(heard.drives()))}")
+    if heard.listens_to:
+        what = " and ".join(sorted(heard.listens_to)) + (" of every update" if heard.every_update else "")
+        bounds = f"{base_lr * low:.6g} to {base_lr * high:.6g}" if math.isfinite(high) else "without an upper bound"
+        print(f"  listens to {what}{', and measures along the way' if heard.measures else ''}")
+        print(f"  {bounds}{'' if factor == Constant(1.0) else ', before it is multiplied'}")
+        print("  what it will be is known when it runs: this is no preview")
+    print(f"\n{name}:")
+    if not isinstance(curve := curves[name], FeedbackSchedule) and factor != Constant(1.0):
+        for line in _table(curve, base_lr, run):
+            print(line)
+    print(chart(base_lr * _sample(curve, run.steps)[1], steps=run.steps))
+    if out is not None:
+        print(f"written: {out}")
+
+
+def _values(schedule: Schedule | FeedbackSchedule, at: np.ndarray) -> np.ndarray:
+    """Its values at the steps ``at``; of one that listens, as if it heard nothing."""
+    if isinstance(schedule, Schedule):
+        return np.array([schedule(t) for t in at.tolist()])
+    state = schedule.init()
+    return np.array([schedule.value(state, t) for t in at.tolist()])
+
+
+def _write(out: Path, curves: Mapping[str, Schedule | FeedbackSchedule], base_lr: float, steps: int) -> None:
+    """A table of all steps, or a figure of a sample of them."""
+
     def draw(axes: Axes) -> None:
         from lrscope.reports.preview import plot_schedule
 
-        at, factors = _sample(schedule, steps)
-        plot_schedule({"lr": base_lr * factors}, axes)
-        axes.lines[0].set_xdata(at)
+        sampled = {name: _sample(schedule, steps) for name, schedule in curves.items()}
+        plot_schedule({name: base_lr * values for name, (_, values) in sampled.items()}, axes)
+        for line, (at, _) in zip(axes.lines, sampled.values(), strict=True):
+            line.set_xdata(at)
         axes.relim()
         axes.autoscale_view(scaley=False)
 
-    write_out(out, lambda: {"lr": base_lr * schedule.values(steps)}, draw)
+    write_out(out, lambda: {name: base_lr * _all(schedule, steps) for name, schedule in curves.items()}, draw)

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
     from lrscope.cli.progress import Progress
     from lrscope.records import Run
-    from lrscope.schedules import Schedule
+    from lrscope.schedules import FeedbackSchedule, Schedule
     from lrscope.tasks import Task
+
+MEMBERS = "members"
+"""Folder of the models that a schedule which collects them leaves."""
 
 WatchEvery = Annotated[
     int | None,
@@ -35,7 +38,8 @@ def train(
     schedule: Annotated[
         str,
         Parameter(
-            help="Absolute learning rates, as in '3e-4 * (warmup(6%) > cosine(to=0))', or a .json file of a plan."
+            help="Absolute learning rates, as in '3e-4 * (warmup(6%) > cosine(to=0))', or of one that listens, "
+            "'0.1 * plateau(metric=eval_loss)'; or a .json file of a plan."
         ),
     ],
     /,
@@ -68,8 +72,9 @@ def train(
 
     spec = OptimizerSpec.parse(optimizer)
     loaded, length, asked = _load_task(task, set_, data, device, steps, seed)
-    shape = in_steps(schedule, Horizon(steps=length, steps_per_epoch=epoch_length(loaded)))
+    shape = in_steps(schedule, Horizon(steps=length, steps_per_epoch=epoch_length(loaded)), listening=True)
     check_schedule(shape, length)
+    check_heard(shape, loaded, watch_every, gradient_norms)
     warn_of_a_bare_shape(shape, length, spec.default_lr)
     config = {"command": "train", **asked, "optimizer": spec.to_spec()}
     config |= {"schedule": shape.to_spec(), "watch_every": watch_every}
@@ -89,11 +94,13 @@ def train(
             gradient_norms=gradient_norms,
             stage="training",
         )
+        heard = of_listening(loaded, shape, where)
         page = write_report(where)
     if json:
-        print(strict_json({"run": summary(run) | {"name": "run"}, "report": str(page)}))
+        more = {"listening": heard} if heard else {}
+        print(strict_json({"run": summary(run) | {"name": "run"}, "report": str(page), **more}))
     else:
-        for line in ending(run):
+        for line in [*ending(run), *heard]:
             print(line)
         print(f"report: {page}")
     return BAD_ANSWER if run.status == "diverged" else 0
@@ -102,7 +109,7 @@ def train(
 def run_training(
     task: Task,
     spec: Any,
-    schedule: Schedule,
+    schedule: Schedule | FeedbackSchedule,
     steps: int,
     where: Path,
     name: str,
@@ -116,8 +123,9 @@ def run_training(
     """Train in ``where/runs``, continuing what is there; a finished run is read, not repeated."""
     from lrscope.cli.progress import Stop
     from lrscope.records import Run
+    from lrscope.schedules import FeedbackSchedule
     from lrscope.stability import SharpnessProbe
-    from lrscope.training import GradientNorm, Probe, train
+    from lrscope.training import GradientNorm, Probe, Snapshots, train
 
     stage = stage or f"training ({name})"
     runs = where / "runs"
@@ -128,6 +136,9 @@ def run_training(
         return with_catapults(before, lines) if every else before
     probes: list[Probe] = [SharpnessProbe(task, every=every, seed=seed)] if every else []
     probes += [GradientNorm()] if gradient_norms else []
+    if isinstance(schedule, FeedbackSchedule) and "distance" in schedule.listens_to:
+        # Members that no checkpoint knows are of a start that was killed early.
+        probes.append(Snapshots(where / MEMBERS, replace=not (runs / f"{name}.pt").exists()))
     progress.stage(stage)
     with Stop() as stop:
 
@@ -149,6 +160,21 @@ def run_training(
             on_step=on_step,
         )
     return with_catapults(run, lines) if every else run
+
+
+def of_listening(task: Task, schedule: Schedule | FeedbackSchedule, where: Path) -> list[str]:
+    """What a schedule that listens did, and how good what it collected is, in sentences."""
+    from lrscope.schedules import FeedbackSchedule
+    from lrscope.training import checkpoint, ensemble, members_of
+
+    said: list[str] = []
+    saved = where / "runs" / "planned.pt"
+    if isinstance(schedule, FeedbackSchedule) and saved.exists():
+        state = checkpoint.load(saved)["scheduler"].get("heard", {}).get("lr")
+        said += [text for text in [schedule.told(state) if state else ""] if text]
+    if (where / MEMBERS).is_dir() and task.evaluate is not None and len(members := members_of(where / MEMBERS)) > 1:
+        said += str(ensemble(task, members)).splitlines()
+    return said
 
 
 def with_catapults(run: Run, lines: Path) -> Run:
@@ -203,10 +229,40 @@ def epoch_length(task: Task) -> int | None:
         return None
 
 
-def warn_of_a_bare_shape(schedule: Schedule, steps: int, default_lr: float) -> None:
+def check_heard(
+    schedule: Schedule | FeedbackSchedule, task: Task, watch_every: int | None, gradient_norms: bool
+) -> None:
+    """Refuse a schedule that waits for what this training never reports, before any work.
+
+    Raises:
+        ValueError: Which name, and what is reported.
+    """
+    from lrscope.schedules import FeedbackSchedule
+    from lrscope.schedules.checks import did_you_mean
+
+    if not isinstance(schedule, FeedbackSchedule):
+        return
+    reported = {"loss", "distance"} | ({"eval_loss", *task.metrics} if task.evaluate is not None else set())
+    reported |= {"sharpness", "stable_lr", "headroom"} if watch_every != 0 else set()
+    reported |= {"gradient_norm", "gradient_norm_l1"} if gradient_norms else set()
+    for name in sorted(schedule.listens_to - reported):
+        raise ValueError(
+            f"schedule: it listens to {name!r}, which this training never reports; {did_you_mean(name, reported)}"
+        )
+
+
+def warn_of_a_bare_shape(schedule: Schedule | FeedbackSchedule, steps: int, default_lr: float) -> None:
     """A shape such as ``warmup(6%) > cosine(to=0)`` peaks at 1, which is rarely meant as a learning rate."""
+    import math
     import sys
 
-    peak = schedule.values(steps).max()
+    from lrscope.schedules import FeedbackSchedule
+
+    most = 1.0
+    if isinstance(schedule, FeedbackSchedule):
+        core, schedule = schedule.parted()
+        most = core.bounds()[1]
+        most = most if math.isfinite(most) else core.value(core.init(), 0)
+    peak = most * schedule.values(steps).max()
     if peak >= 1000 * default_lr:
         print(f"lrscope: peak learning rate {peak:.3g}: did you mean 3e-4 * (...)?", file=sys.stderr)

@@ -10,10 +10,11 @@ from lrscope.schedules.exponential import (
     exponential_equivalent,
     exponential_rate,
 )
-from lrscope.schedules.feedback import FeedbackSchedule, Plateau
+from lrscope.schedules.feedback import FeedbackSchedule
 from lrscope.schedules.horizon import Horizon
 from lrscope.schedules.lookup import Lookup
 from lrscope.schedules.operations import After, Bounded, Clip, First, Repeat, Reverse, Stretch
+from lrscope.schedules.plateau import Plateau
 from lrscope.schedules.preview import chart, csv_rows, segments, sparkline
 from lrscope.schedules.ramps import Cosine, Exponential, Linear, Polynomial, Sqrt
 from lrscope.schedules.recipes import (

@@ -13,7 +13,7 @@ from lrscope.schedules.feedback import FeedbackSchedule, State
 
 
 @dataclass(frozen=True)
-class AutoEnsemble(FeedbackSchedule):
+class AutoEnsemble(FeedbackSchedule, kind="auto_ensemble"):
     r"""Cycles whose length the training decides, to collect an ensemble from one run.
 
     The rate falls by ``fall`` per update, no lower than ``low``, until the loss has converged: its mean over the
@@ -86,6 +86,9 @@ class AutoEnsemble(FeedbackSchedule):
             raise ScheduleError(f"AutoEnsemble: fall must be between 0 and 1, a factor per update, got {self.fall:g}")
         if number("AutoEnsemble", "rise", self.rise) <= 1:
             raise ScheduleError(f"AutoEnsemble: rise must be above 1, a factor per update, got {self.rise:g}")
+
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
 
     def init(self) -> State:
         return {"lr": self.high, "rising": False, "since": 0, "losses": [], "minima": []}

@@ -6,14 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule
-from lrscope.schedules.checks import did_you_mean, number, short, whole
+from lrscope.schedules.checks import number, short
 from lrscope.schedules.shapes import Constant
 
 State = dict[str, Any]
+
+_KINDS: dict[str, type[FeedbackSchedule]] = {}
 
 
 class FeedbackSchedule(ABC):
@@ -21,7 +23,8 @@ class FeedbackSchedule(ABC):
 
     The object itself never changes. :meth:`init` gives the state before the first update, :meth:`update` a new
     state from an observation, :meth:`value` the value at a step. So a run can be stopped anywhere: the state is
-    stored, and going on from it is exact. A subclass is a frozen dataclass of its settings.
+    stored, and going on from it is exact. A subclass is a frozen dataclass of its settings; ``kind="name"`` in its
+    class line gives it a text form and lets it go through :meth:`to_spec` and back.
 
     ``ScheduledLR`` runs it like a schedule; ``scheduler.observe(loss=...)`` hands it what was seen, and
     :func:`lrscope.train` does so by itself. Multiplied by a :class:`Schedule`, it still listens.
@@ -38,6 +41,16 @@ class FeedbackSchedule(ABC):
     every_update = False
     measures = False
     absolute = False
+    kind: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, kind: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.kind = kind
+        if kind:
+            known = _KINDS.setdefault(kind, cls)
+            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ScheduleError(f"{cls.__name__}: kind {kind!r} already belongs to {known.__qualname__}")
+            _KINDS[kind] = cls
 
     def drives(self) -> dict[str, FeedbackSchedule]:
         """What drives which key of the optimizer's groups; the learning rate, unless it says otherwise."""
@@ -84,14 +97,41 @@ class FeedbackSchedule(ABC):
     def value(self, state: State, step: int) -> float:
         """The value at ``step``."""
 
+    def parted(self) -> tuple[FeedbackSchedule, Schedule]:
+        """What listens, and what its value is multiplied by, which only the step decides."""
+        return self, Constant(1.0)
+
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that its value can become, before it is multiplied by a schedule."""
+        return -math.inf, math.inf
+
+    def told(self, state: State) -> str:
+        """What it did so far, in one sentence; empty where the values say it. ``state`` is that of the scheduler."""
+        del state
+        return ""
+
+    @classmethod
+    def completed(cls, settings: dict[str, Any], steps: int | None) -> dict[str, Any]:
+        """Settings of the text form, with what follows from the ``steps`` of the run, if those are known."""
+        del steps
+        return settings
+
     def to_spec(self) -> dict[str, Any]:
-        """Plain data that tells this schedule from another one."""
-        settings = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
-        return {"kind": type(self).__name__, **settings}
+        """Plain data (JSON-able) from which ``from_spec(spec, listening=True)`` builds an equal schedule."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+        inner = (Schedule, FeedbackSchedule)
+        plain = {name: v.to_spec() if isinstance(v, inner) else v for name, v in values.items()}
+        return {"kind": self.kind or type(self).__name__, **plain}
+
+    def to_text(self) -> str:
+        """Text from which ``parse(text, listening=True)`` builds an equal schedule."""
+        from lrscope.schedules.write import to_text
+
+        return to_text(self)
 
 
 @dataclass(frozen=True)
-class Scaled(FeedbackSchedule):
+class Scaled(FeedbackSchedule, kind="scaled"):
     """A schedule that listens times one that does not: ``Plateau() * warmup(500)``.
 
     Args:
@@ -101,6 +141,29 @@ class Scaled(FeedbackSchedule):
 
     feedback: FeedbackSchedule
     factor: Schedule
+
+    def __post_init__(self) -> None:
+        for name, value, wanted in (
+            ("feedback", self.feedback, FeedbackSchedule),
+            ("factor", self.factor, Schedule),
+        ):
+            if not isinstance(value, wanted):
+                raise ScheduleError(f"Scaled: {name} must be a {wanted.__name__}, got {short(value)}")
+
+    def __mul__(self, other: Schedule | float) -> Scaled:
+        return Scaled(self.feedback, self.factor * other)
+
+    __rmul__ = __mul__
+
+    def parted(self) -> tuple[FeedbackSchedule, Schedule]:
+        core, inner = self.feedback.parted()
+        return core, self.factor if inner == Constant(1.0) else inner * self.factor
+
+    def bounds(self) -> tuple[float, float]:
+        return self.feedback.bounds()
+
+    def told(self, state: State) -> str:
+        return self.feedback.told(state)
 
     @property
     def listens_to(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -142,91 +205,14 @@ class Scaled(FeedbackSchedule):
     ) -> Mapping[str, float]:
         return self.feedback.measure(state, step, observed, objective, optimizer, unit * self.factor(step))
 
-    def to_spec(self) -> dict[str, Any]:
-        return {"kind": "Scaled", "feedback": self.feedback.to_spec(), "factor": self.factor.to_spec()}
 
+def listening_kinds() -> Mapping[str, type[FeedbackSchedule]]:
+    """Every schedule that listens and can be named in text or a specification, by its name.
 
-@dataclass(frozen=True)
-class Plateau(FeedbackSchedule):
-    """Down by a factor each time a metric has stopped improving.
-
-    The value is 1, and ``factor`` times the one before after more than ``patience`` observations in a row that
-    did not improve on the best one by the threshold; then ``cooldown`` observations are not counted. It is what
-    PyTorch's ``ReduceLROnPlateau`` does, with ``low`` as a floor relative to the group's own rate.
-
-    Args:
-        metric: The name under which it is observed: ``scheduler.observe(eval_loss=0.3)``.
-        factor: Less than 1.
-        patience: Observations without improvement that are borne.
-        threshold: How much is an improvement.
-        mode: ``"min"``: lower is better; ``"max"``: higher is.
-        relative: Whether the threshold is a share of the best value, or absolute.
-        cooldown: Observations after a drop that are not counted as bad.
-        low: The floor, as a factor.
-        eps: A drop that would change the factor by no more than this is not made.
+    Those that measure with torch are here once ``lrscope.stability`` is imported.
     """
-
-    metric: str = "loss"
-    factor: float = 0.1
-    patience: int = 10
-    threshold: float = 1e-4
-    mode: str = "min"
-    relative: bool = True
-    cooldown: int = 0
-    low: float = 0.0
-    eps: float = 0.0
-
-    @property
-    def listens_to(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return frozenset({self.metric})
-
-    def __post_init__(self) -> None:
-        if not 0 < number("Plateau", "factor", self.factor) < 1:
-            raise ScheduleError(f"Plateau: factor must be between 0 and 1, got {self.factor:g}")
-        whole("Plateau", "patience", self.patience)
-        whole("Plateau", "cooldown", self.cooldown)
-        for name in ("threshold", "low", "eps"):
-            if number("Plateau", name, getattr(self, name)) < 0:
-                raise ScheduleError(f"Plateau: {name} must be 0 or more, got {getattr(self, name):g}")
-        if self.mode not in ("min", "max"):
-            raise ScheduleError(
-                f"Plateau: unknown mode {short(self.mode)}; {did_you_mean(self.mode, ('min', 'max'))}"
-            )
-
-    def init(self) -> State:
-        return {"value": 1.0, "best": math.inf if self.mode == "min" else -math.inf, "bad": 0, "cooldown": 0}
-
-    def update(self, state: State, step: int, observed: Mapping[str, float]) -> State:
-        del step
-        if self.metric not in observed:
-            raise ScheduleError(
-                f"Plateau: {short(self.metric)} was not observed; {did_you_mean(self.metric, observed)}; "
-                f"call scheduler.observe({self.metric}=...)"
-            )
-        seen = _observed(self.metric, observed[self.metric])
-        value, best, bad, wait = state["value"], state["best"], state["bad"], state["cooldown"]
-        best, bad = (seen, 0) if self._better(seen, best) else (best, bad + 1)
-        if wait > 0:
-            wait, bad = wait - 1, 0
-        if bad > self.patience:
-            lower = max(value * self.factor, self.low)
-            value = lower if value - lower > self.eps else value
-            wait, bad = self.cooldown, 0
-        return {"value": value, "best": best, "bad": bad, "cooldown": wait}
-
-    def value(self, state: State, step: int) -> float:
-        del step
-        return state["value"]
-
-    def _better(self, seen: float, best: float) -> bool:
-        if not self.relative:
-            return seen < best - self.threshold if self.mode == "min" else seen > best + self.threshold
-        return seen < best * (1 - self.threshold) if self.mode == "min" else seen > best * (1 + self.threshold)
+    return _KINDS
 
 
-def _observed(name: str, value: Any) -> float:
-    """A metric as a float, which may be NaN or infinite: a run that diverges reports so."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ScheduleError(f"Plateau: {name} must be a number, got {short(value)}") from None
+MEASURING = ("catapult_warmup", "gen")
+"""Kinds of ``lrscope.stability``, which this room may not import."""

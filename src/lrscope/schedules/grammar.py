@@ -5,7 +5,7 @@ sum    := times ("+" times)*
 times  := factor ("*" factor)*
 factor := number | shape | "(" chain ")"
 shape  := name [ "(" [arg ("," arg)*] ")" ]        the first argument of an operation is a chain
-arg    := length | name "=" (quantity | "[" quantity ("," quantity)* "]")
+arg    := length | name "=" (quantity | name | "[" quantity ("," quantity)* "]")
 length, quantity := number [ "%" | "steps" | "epochs" | "tokens" ]
 """
 
@@ -36,6 +36,8 @@ _INSTEAD = {
 }
 """Signs that there are not, and what is written for them."""
 
+NUMBER = "expected a number, as in 500, 6%, 3 epochs or to=0.1"
+
 _SPACE = re.compile(r"\s*", re.ASCII)
 
 
@@ -49,6 +51,14 @@ class Quantity:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A name as the value of an option."""
+
+    place: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Segment:
     """A shape with its length, if written, its options and where each option stands.
 
@@ -59,7 +69,7 @@ class Segment:
     name: str
     length: Quantity | None = None
     inner: Node | None = None
-    options: dict[str, Quantity | list[Quantity]] = field(default_factory=dict)
+    options: dict[str, Quantity | Word | list[Quantity]] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
 
 
@@ -223,7 +233,7 @@ class _Reader:
         name = self.take()
         length: Quantity | None = None
         inner: Node | None = None
-        options: dict[str, Quantity | list[Quantity]] = {}
+        options: dict[str, Quantity | Word | list[Quantity]] = {}
         places: dict[str, int] = {}
         if name.text in OPERATIONS and not self.sees("("):
             fail(self.text, self.now.place, f"expected '(' and the schedule that {name.text} works on")
@@ -243,7 +253,7 @@ class _Reader:
                         fail(self.text, name.place, f"{short(name.text)} takes no schedule inside; {known}")
                     places[key.text] = key.place
                     self.expect("=", f"and a value after the option {short(key.text)}")
-                    options[key.text] = self.items() if self.sees("[") else self.quantity()
+                    options[key.text] = self.given()
                 elif length is None and inner is None and not options:
                     length = self.quantity()
                 else:
@@ -256,6 +266,13 @@ class _Reader:
     def comma(self, name: _Token) -> None:
         if not self.sees(")"):
             self.expect(",", f"or ')' in {short(name.text)}(...)")
+
+    def given(self) -> Quantity | Word | list[Quantity]:
+        """The value of an option."""
+        if self.now.kind == "name":
+            word = self.take()
+            return Word(word.place, word.text)
+        return self.items() if self.sees("[") else self.quantity()
 
     def items(self) -> list[Quantity]:
         self.take()
@@ -270,7 +287,7 @@ class _Reader:
     def quantity(self, *, unit: bool = True) -> Quantity:
         token = self.now
         if token.kind != "number":
-            fail(self.text, token.place, "expected a number, as in 500, 6%, 3 epochs or to=0.1")
+            fail(self.text, token.place, NUMBER)
         self.take()
         value = float(token.text.replace("_", ""))
         if not abs(value) <= MAX_VALUE:

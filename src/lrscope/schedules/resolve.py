@@ -13,7 +13,8 @@ from lrscope.schedules.base import Schedule
 from lrscope.schedules.checks import did_you_mean
 from lrscope.schedules.combine import nonzero_warmup
 from lrscope.schedules.cycles import CosineWave, StepDecay, WarmRestarts
-from lrscope.schedules.grammar import Quantity, Segment
+from lrscope.schedules.feedback import listening_kinds
+from lrscope.schedules.grammar import NUMBER, Quantity, Segment, Word
 from lrscope.schedules.operations import Bounded, Clip, Repeat, Reverse, Stretch
 from lrscope.schedules.ramps import Cosine, Exponential, Linear, Polynomial, Ramp, Sqrt
 from lrscope.schedules.shapes import Constant, InverseSqrt, Piecewise
@@ -44,13 +45,16 @@ class PlacedSegment:
     def schedule(self) -> Schedule:
         node = self.node
         if node.name not in SHAPES:
-            known = f"write it as {RECIPES[node.name]}" if node.name in RECIPES else did_you_mean(node.name, SHAPES)
+            known = did_you_mean(node.name, [*SHAPES, *listening_kinds()])
+            known = f"write it as {RECIPES[node.name]}" if node.name in RECIPES else known
             self.builder.fail(node, f"unknown segment {node.name[:40]!r}; {known}")
         options, make = SHAPES[node.name]
         for name, place in node.places.items():
             if name not in options:
                 known = did_you_mean(name, options)
                 self.builder.fail(place, f"{node.name} has no option {name[:40]!r}; {known}; a length comes first")
+            if isinstance(word := node.options[name], Word):
+                self.builder.fail(word.place, NUMBER)
         if node.length is not None and node.length.number > 0 and self.after(node.length) == 0:
             self.builder.fail(node.length, "rounds to no step of this horizon; write 0 or 1 step")
         if node.length is not None and node.name in ("table", "exp_warmup"):
@@ -74,7 +78,7 @@ class PlacedSegment:
             if default is None:
                 return self.builder.fail(self.node, f"{self.node.name} needs {name}=")
             return default
-        if isinstance(given, list) or given.unit is not None:
+        if not isinstance(given, Quantity) or given.unit is not None:
             return self.builder.fail(self.node.places[name], f"{name}= must be one plain number, without a unit")
         return given.number
 

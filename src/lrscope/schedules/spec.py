@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, Literal, overload
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule, kinds
 from lrscope.schedules.checks import did_you_mean, short
+from lrscope.schedules.feedback import MEASURING, FeedbackSchedule, listening_kinds
 
 MAX_DEPTH = 100
 
@@ -28,18 +29,37 @@ def to_spec(schedule: Schedule) -> dict[str, Any]:
     return {"kind": schedule.kind, **args}
 
 
-def from_spec(spec: Mapping[str, Any]) -> Schedule:
+@overload
+def from_spec(spec: Mapping[str, Any], *, listening: Literal[False] = False) -> Schedule: ...
+
+
+@overload
+def from_spec(spec: Mapping[str, Any], *, listening: bool) -> Schedule | FeedbackSchedule: ...
+
+
+def from_spec(spec: Mapping[str, Any], *, listening: bool = False) -> Schedule | FeedbackSchedule:
     """The schedule that :func:`to_spec` described: equal to the first one, with identical values.
+
+    Args:
+        spec: From ``schedule.to_spec()``.
+        listening: Whether it may be one that listens to the run, such as a :class:`~lrscope.schedules.Plateau`.
 
     Raises:
         ScheduleError: An unknown kind or argument (with the nearest known name), a missing one, or a value that
-            the shape refuses. One line, which names the place as in ``parts[1].schedule``.
+            the shape refuses. One line, which names the place as in ``parts[1].schedule``. Or it listens, and was
+            not expected to.
 
     Example:
         >>> from_spec({"kind": "cosine", "start": 1.0, "end": 0.0, "steps": 100})
         Cosine(1.0, 0.0, 100)
     """
-    return _build(spec, "", 0)
+    built = _build(spec, "", 0)
+    if isinstance(built, FeedbackSchedule) and not listening:
+        raise ScheduleError(
+            f"schedule spec: {built.kind} listens to the run, and here only the step may decide; "
+            "from_spec(spec, listening=True) builds it, for a trainer that reports to it"
+        )
+    return built
 
 
 def _plain(value: Any) -> Any:
@@ -48,16 +68,18 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _build(spec: Any, place: str, depth: int) -> Schedule:
+def _build(spec: Any, place: str, depth: int) -> Schedule | FeedbackSchedule:
     where = f"schedule spec, at {place}" if place else "schedule spec"
     if not isinstance(spec, Mapping):
         raise ScheduleError(f"{where}: must be a dict with 'kind', got {short(spec)}")
     kind = spec.get("kind")
     if not isinstance(kind, str):
         raise ScheduleError(f"{where}: needs 'kind', a name, got {short(kind)}; {did_you_mean('', kinds())}")
-    cls = kinds().get(kind)
+    cls = kinds().get(kind) or listening_kinds().get(kind)
     if cls is None:
-        raise ScheduleError(f"{where}: unknown kind {short(kind)}; {did_you_mean(kind, kinds())}")
+        known = did_you_mean(kind, {**kinds(), **listening_kinds()})
+        hint = "import lrscope.stability first, where it lives" if kind in MEASURING else known
+        raise ScheduleError(f"{where}: unknown kind {short(kind)}; {hint}")
     args = {f.name: f for f in fields(cls)}  # pyright: ignore[reportArgumentType]
     for key in spec:
         if key != "kind" and key not in args:

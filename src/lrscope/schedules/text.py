@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, overload
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules import grammar
 from lrscope.schedules.base import Schedule
 from lrscope.schedules.checks import MAX_STEPS
 from lrscope.schedules.combine import Join, Product, Sum
+from lrscope.schedules.feedback import FeedbackSchedule
 from lrscope.schedules.grammar import Chain, Node, Plus, Quantity, Segment, Times
 from lrscope.schedules.horizon import Horizon
 from lrscope.schedules.resolve import PlacedSegment, given_length, nearest, say
 from lrscope.schedules.shapes import Constant
+from lrscope.schedules.spoken import apart
 
 
-def parse(text: str, horizon: Horizon | int | None = None) -> Schedule:
+@overload
+def parse(text: str, horizon: Horizon | int | None = None, *, listening: Literal[False] = False) -> Schedule: ...
+
+
+@overload
+def parse(text: str, horizon: Horizon | int | None = None, *, listening: bool) -> Schedule | FeedbackSchedule: ...
+
+
+def parse(text: str, horizon: Horizon | int | None = None, *, listening: bool = False) -> Schedule | FeedbackSchedule:
     """The schedule that a line of text describes.
 
     Segments follow each other with ``>``; ``*`` multiplies, ``+`` adds; parentheses group. A segment's first
@@ -26,11 +36,17 @@ def parse(text: str, horizon: Horizon | int | None = None) -> Schedule:
     ``from=``; the first one starts at 1, a warmup at 0. Inside a product, a sum or an operation such as
     ``clip(cosine, low=0.1)`` every chain starts afresh.
 
+    With ``listening=True`` one factor of the whole may be a schedule that listens to the run, with all its settings
+    as options: ``plateau(metric=eval_loss, patience=3) * (warmup(5%) > constant)``. It has no length, so nothing can
+    follow it with ``>``. Names: ``plateau``, ``two_phase``, ``auto_ensemble``; and ``catapult_warmup`` and ``gen``
+    once ``lrscope.stability`` is imported.
+
     Args:
         text: For example ``"3e-4 * (warmup(6%) > cosine(to=0.1))"``.
         horizon: The run's length; a bare number is its steps. Without one, lengths are in steps, and only shapes
             that can go on for ever (``constant``, ``piecewise``, ``inverse_sqrt``, ``step``, ``wave``,
             ``restarts``, ``repeat``) may leave theirs out.
+        listening: Whether it may be one that listens.
 
     Raises:
         ScheduleError: One line that quotes the place, says what was expected and names the nearest known word.
@@ -38,16 +54,17 @@ def parse(text: str, horizon: Horizon | int | None = None) -> Schedule:
     Example:
         >>> parse("warmup(6%) > cosine(to=0)", Horizon(10_000))
         Linear(0.0, 1.0, 600).then(Cosine(1.0, 0.0, 9400))
+        >>> parse("plateau(factor=0.5) * warmup(10)", listening=True).to_text()
+        'plateau(factor=0.5) * linear(10, from=0.0, to=1.0)'
     """
     if horizon is not None and not isinstance(horizon, Horizon):
         horizon = Horizon(horizon)
     root = grammar.read(text)
     builder = Builder(text, horizon)
-    length = builder.length(root)
-    total = None if horizon is None else Fraction(horizon.steps)
-    if length is not None and total is not None and length > total:
-        grammar.fail(text, root.place, f"the segments take {say(length)} steps, the horizon has {say(total)}")
-    return builder.build(root, Fraction(0), total if length is None else length, None)
+    heard, rest = apart(builder, root, allowed=listening)
+    if heard is None:
+        return builder.whole(root)
+    return heard if rest is None else heard * builder.whole(rest, number=True)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,16 @@ class Builder:
     text: str
     horizon: Horizon | None
     lengths: dict[int, Fraction | None] = field(default_factory=dict)  # by the node's id
+
+    def whole(self, root: Node, *, number: bool = False) -> Schedule:
+        """The schedule of the whole text; a ``number`` alone is one where it is a factor."""
+        if number and isinstance(root, Quantity):
+            return Constant(root.number)
+        length = self.length(root)
+        total = None if self.horizon is None else Fraction(self.horizon.steps)
+        if length is not None and total is not None and length > total:
+            self.fail(root, f"the segments take {say(length)} steps, the horizon has {say(total)}")
+        return self.build(root, Fraction(0), total if length is None else length, None)
 
     def fail(self, at: Node | int, message: str) -> Any:
         grammar.fail(self.text, at if isinstance(at, int) else at.place, message)

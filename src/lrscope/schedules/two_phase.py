@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -14,7 +14,7 @@ from lrscope.schedules.feedback import FeedbackSchedule, State
 
 
 @dataclass(frozen=True)
-class TwoPhase(FeedbackSchedule):
+class TwoPhase(FeedbackSchedule, kind="two_phase"):
     """A large learning rate without momentum, then a small one with momentum; one switch between them.
 
     Large steps hardly lower the training loss any more after a while, but where they lead generalises; momentum does
@@ -103,6 +103,15 @@ class TwoPhase(FeedbackSchedule):
         """The learning rate, and the momentum that goes with it."""
         return {"lr": self, "momentum": PhaseMomentum(self)}
 
+    def bounds(self) -> tuple[float, float]:
+        return min(self.large, self.small), max(self.large, self.small)
+
+    @classmethod
+    def completed(cls, settings: dict[str, Any], steps: int | None) -> dict[str, Any]:
+        """A share is of the run that the text is read for."""
+        share = isinstance(settings.get("switch"), float) and steps is not None
+        return {"steps": steps} | settings if share else settings
+
     def init(self) -> State:
         at = None if self.switch == "plateau" else round(float(self.switch) * (self.steps or 0))
         return {"switch_at": at, "window": [], "best": math.inf, "stale": 0}
@@ -138,7 +147,7 @@ class TwoPhase(FeedbackSchedule):
 
 
 @dataclass(frozen=True)
-class PhaseMomentum(FeedbackSchedule):
+class PhaseMomentum(FeedbackSchedule, kind="phase_momentum"):
     """The momentum of a :class:`TwoPhase`: none, then its own."""
 
     phases: TwoPhase
@@ -153,6 +162,9 @@ class PhaseMomentum(FeedbackSchedule):
     def listens_to(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.phases.listens_to
 
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, self.phases.momentum
+
     def init(self) -> State:
         return self.phases.init()
 
@@ -161,6 +173,3 @@ class PhaseMomentum(FeedbackSchedule):
 
     def value(self, state: State, step: int) -> float:
         return self.phases.momentum if self.phases.is_small(state, step) else 0.0
-
-    def to_spec(self) -> dict[str, Any]:
-        return {"kind": "PhaseMomentum", **{f.name: getattr(self.phases, f.name) for f in fields(self.phases)}}

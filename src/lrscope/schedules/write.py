@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule
 from lrscope.schedules.combine import Join, Product, Sum
 from lrscope.schedules.cycles import CosineWave, StepDecay, WarmRestarts
+from lrscope.schedules.feedback import FeedbackSchedule
 from lrscope.schedules.grammar import MAX_LENGTH
 from lrscope.schedules.operations import After, Bounded, Clip, First, Operation, Repeat, Reverse, Stretch
 from lrscope.schedules.ramps import Cosine, Exponential, Linear, Polynomial, Ramp, Sqrt
 from lrscope.schedules.shapes import Constant, InverseSqrt, Piecewise
+from lrscope.schedules.spoken import settings_of, spoken
 from lrscope.schedules.table import ExponentialWarmup, Table
 
 _RAMPS = {Linear: "linear", Cosine: "cosine", Polynomial: "poly", Sqrt: "sqrt", Exponential: "exp"}
 
 
-def to_text(schedule: Schedule) -> str:
+def to_text(schedule: Schedule | FeedbackSchedule) -> str:
     """One line with every length in steps and every value written out.
 
-    Without a horizon ``parse`` gives an equal schedule back.
+    Without a horizon ``parse`` gives an equal schedule back, with ``listening=True`` also one that listens.
 
     Raises:
         ScheduleError: A shape that has no text, or more than ``parse`` reads (a long Table): ``to_spec`` stores both.
@@ -27,10 +31,29 @@ def to_text(schedule: Schedule) -> str:
         >>> to_text(3e-4 * Linear(0.0, 1.0, 500).then(Cosine(1.0, 0.0, 9_500)))
         '0.0003 * (linear(500, from=0.0, to=1.0) > cosine(9500, from=1.0, to=0.0))'
     """
-    text = _written(schedule)
+    text = _heard(schedule) if isinstance(schedule, FeedbackSchedule) else _written(schedule)
     if len(text) > MAX_LENGTH:
         raise ScheduleError(f"to_text: {len(text)} characters, parse reads {MAX_LENGTH}; store it with to_spec()")
     return text
+
+
+def _heard(schedule: FeedbackSchedule) -> str:
+    core, factor = schedule.parted()
+    if core.kind not in spoken():
+        raise ScheduleError(f"{type(core).__name__} has no text; store it with to_spec()")
+    given = {f.name: getattr(core, f.name) for f in fields(core) if f.name in settings_of(type(core))}  # pyright: ignore[reportArgumentType]
+    defaults = {f.name: f.default for f in fields(core)}  # pyright: ignore[reportArgumentType]
+    options = [f"{name}={_value(name, v)}" for name, v in given.items() if v != defaults[name]]
+    text = f"{core.kind}({', '.join(options)})"
+    return text if factor == Constant(1.0) else f"{text} * {_operand(factor, Join, Sum)}"
+
+
+def _value(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and not (value.isidentifier() and value.isascii()):
+        raise ScheduleError(f"to_text: {name}={value!r} is no single word; store it with to_spec()")
+    return value if isinstance(value, str) else repr(value)
 
 
 def _written(schedule: Schedule) -> str:

@@ -26,7 +26,7 @@ _SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
-class CatapultWarmup(FeedbackSchedule):
+class CatapultWarmup(FeedbackSchedule, kind="catapult_warmup"):
     r"""A warmup without a length: it jumps to where the loss begins to rise, waits, and jumps again.
 
     At the start, and each time when the loss is back below its level at the last jump, the learning rate goes to the
@@ -99,6 +99,9 @@ class CatapultWarmup(FeedbackSchedule):
         if number("CatapultWarmup", "share", self.share, above=0.0) > 1:
             raise ScheduleError(f"CatapultWarmup: share must be above 0 and at most 1, got {self.share:g}")
         whole("CatapultWarmup", "over", self.over, at_least=1, of="updates")
+
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, self.target
 
     def init(self) -> State:
         # lr: not known before the first search. path: [step, lr] of each jump.

@@ -15,7 +15,7 @@ from lrscope.objective import Objective
 from lrscope.optimizers.clock import innermost
 from lrscope.optimizers.clone import NextStep
 from lrscope.schedules import Constant, FeedbackSchedule, Schedule
-from lrscope.schedules.checks import number, whole
+from lrscope.schedules.checks import MAX_VALUE, number, whole
 from lrscope.schedules.feedback import State
 from lrscope.stability.jump import ready_gradient
 
@@ -55,7 +55,7 @@ class Parabola:
 
 
 @dataclass(frozen=True)
-class GeN(FeedbackSchedule):
+class GeN(FeedbackSchedule, kind="gen"):
     r"""Sets its own learning rate from a few forward passes along the optimizer's next step, every few updates.
 
     The loss of a batch is read at :math:`\theta + r\,\eta\,d` for the step :math:`\eta d` that the optimizer would
@@ -129,7 +129,7 @@ class GeN(FeedbackSchedule):
     points: int = 5
     smoothing: float = 0.1
     low: float = 0.0
-    high: float = 1e30
+    high: float = MAX_VALUE
     min_r_squared: float = 0.99
     scale: Schedule = _ONE
 
@@ -160,6 +160,12 @@ class GeN(FeedbackSchedule):
         return replace(self, scale=other if self.scale == _ONE else self.scale * other)
 
     __rmul__ = __mul__
+
+    def parted(self) -> tuple[FeedbackSchedule, Schedule]:
+        return replace(self, scale=_ONE), self.scale
+
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high if self.high < MAX_VALUE else math.inf
 
     def init(self) -> State:
         return {"lr": self.start, "measured_at": -1, "fits": 0, "failures": 0, "forwards": 0, "curvature": None}
@@ -214,9 +220,6 @@ class GeN(FeedbackSchedule):
             f"usable parabola (the rate was halved); {state['forwards']} forward passes, the work of "
             f"{state['forwards'] / 3:.3g} training steps"
         )
-
-    def to_spec(self) -> dict[str, Any]:
-        return super().to_spec() | {"scale": self.scale.to_spec()}
 
     def _is_due(self, state: State, step: int, observed: Mapping[str, float]) -> bool:
         """Whether to measure; a batch whose loss is not finite says nothing about the learning rate."""

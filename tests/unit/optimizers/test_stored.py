@@ -273,14 +273,14 @@ def test_a_schedule_that_listens_cannot_be_checked(tmp_path, capsys):
     path = saved(tmp_path, "a dict", opt, scheduler)
     assert call(["check", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "driven by Plateau, a schedule that listens: what it should be cannot be known" in out
+    assert "driven by plateau, a schedule that listens: what it should be cannot be known" in out
     assert call(["check", str(path), "--schedule", TEXT, "--steps", str(STEPS)]) == 3
     capsys.readouterr()
     opt = groups_of()
     scheduler = ScheduledLR(opt, lrs.Plateau())
     run(opt, scheduler)
     assert call(["check", str(saved(tmp_path, "a dict", opt, scheduler))]) == 2
-    assert "cannot be checked, driven by Plateau" in capsys.readouterr().err
+    assert "cannot be checked, driven by plateau" in capsys.readouterr().err
 
 
 def test_what_lies_too_deep_is_said(tmp_path, capsys):

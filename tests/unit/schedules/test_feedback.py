@@ -59,7 +59,7 @@ def test_the_state_is_plain_data_and_going_on_from_it_is_exact():
 def test_its_spec_tells_it_from_another():
     spec = lrs.Plateau(factor=0.5).to_spec()
     assert json.loads(json.dumps(spec)) == spec
-    assert spec["kind"] == "Plateau"
+    assert spec["kind"] == "plateau"
     assert spec != lrs.Plateau(factor=0.2).to_spec()
     assert set(spec) == {"kind", *(f.name for f in dataclasses.fields(lrs.Plateau))}
 

@@ -100,7 +100,8 @@ def test_a_factor_keeps_what_listens_listening():
     for _ in range(4):
         state = plateau.update(state, 0, {"metric": 1.0})
     assert plateau.value(state, 3) == pytest.approx(0.025)
-    assert plateau.to_spec()["feedback"]["factor"] == Constant(0.5).to_spec()
+    assert plateau.feedback == Plateau("metric", patience=1)  # factors are one factor, however they came
+    assert plateau.factor(3) == 0.25
 
 
 @pytest.mark.parametrize(
