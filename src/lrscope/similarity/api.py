@@ -41,8 +41,9 @@ def cca(
             frequencies (Raghu et al., section 4; equal sizes).
         channels: Where the channels are: ``"first"`` or ``"last"`` after the examples. By default last in three
             dimensions (a sequence) and first in more (a map); the outputs of ``Conv1d`` need ``"first"``.
-        null: Number of permutations of the examples of y for ``result.null``: what chance gives here, and p.
-        bootstrap: Number of resamples of the examples for ``result.interval`` (basic bootstrap, 95 %).
+        null: Number of permutations of the examples of y, for ``result.null``: what chance gives here, and p.
+        bootstrap: Number of random halves of the examples for ``result.interval``, 95 % (m out of n bootstrap without
+            replacement, m = N/2, reflected at the estimate, so that the bias of few examples is off).
         seed: Of the permutations and resamples; torch's global generator is not touched.
 
     Returns:
@@ -55,8 +56,8 @@ def cca(
     Warns:
         LrscopeWarning: Fewer than 10 rows per direction compared; the message says how many are needed.
 
-    Cost: three products of N D^2 and an SVD of D^3; each permutation one such product and an SVD, each resample the
-    whole. Memory: 8 MB of converted rows at a time and three (D, D) matrices.
+    Cost: three products of N D^2 and an SVD of D^3; each permutation one such product and an SVD, each half the
+    whole of half the rows. Memory: 8 MB of converted rows at a time and three (D, D) matrices.
 
     Source: Hotelling, "Relations between two sets of variates", 1936; as a similarity of networks Raghu et al.,
     arXiv:1706.05806, section 2.

@@ -84,6 +84,7 @@ def compare(
     *,
     spatial: Spatial | None = None,
     channels: Channels | None = None,
+    names: tuple[str, str] = ("a", "b"),
     **options: Any,
 ) -> Matrix:
     """Every layer of one recording against every layer of another.
@@ -95,6 +96,7 @@ def compare(
         measure: ``"cca"``, ``"svcca"``, ``"pwcca"``, ``"cka"`` or ``"procrustes"``.
         spatial, channels: As for :func:`cca`; layers with positions need ``spatial``. ``"average"`` and ``"flatten"``
             pair maps of any size with each other and with vectors; ``"samples"`` and ``"dft"`` only equal sizes.
+        names: What rows and columns belong to, for the figure.
         options: The measure's own, for example ``variance=0.99``.
 
     Returns:
@@ -119,7 +121,7 @@ def compare(
     _same_inputs({"a": a, "b": b})
     pairs = [(row, column) for row in a for column in b]
     cells = [((row, column), a[row], b[column]) for row, column in pairs]
-    return _filled(tuple(a), tuple(b), cells, measure_of(measure, options), spatial, channels, ("a", "b"))
+    return _filled(tuple(a), tuple(b), cells, measure_of(measure, options), spatial, channels, names)
 
 
 def over_time(

@@ -50,11 +50,11 @@ class Null:
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % bootstrap interval over examples; see :func:`~lrscope.similarity.cca` for how it is made.
+    """A 95 % interval over examples, from random halves of them; it may lie off the estimate, by its bias.
 
     Attributes:
         low, high: Ends.
-        samples: Resamples.
+        samples: Halves that were measured.
     """
 
     low: float
