@@ -22,8 +22,8 @@ from typing import Any
 from lrscope.papers import PAPERS, Claim, claims
 from lrscope.papers.claim import Outcome
 from lrscope.papers.reproduce import ask, reproduce
-from lrscope.papers.words import condensed, measured
 from lrscope.records import environment
+from lrscope.reports.claims_words import condensed, measured
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "papers"

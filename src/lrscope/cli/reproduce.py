@@ -112,7 +112,7 @@ def _print_table(found: list[Claim], outcomes: list[Outcome], errors: dict[str, 
     from rich.console import Console
     from rich.table import Table
 
-    from lrscope.papers.words import measured
+    from lrscope.reports.claims_words import measured
 
     table = Table("claim", "statement", "measured", "verdict", title=None, show_lines=True)
     by_id = {outcome.id: outcome for outcome in outcomes}

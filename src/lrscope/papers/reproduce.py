@@ -206,7 +206,7 @@ def _code(claim: Claim) -> str:
     package = module.__name__.split(".")[:3]
     root = Path(str(sys.modules[".".join(package)].__file__))
     files = sorted(root.parent.glob("*.py")) if root.name == "__init__.py" else [root]
-    files = [file for file in files if file.name != "figures.py"]
+    files = [file for file in files if not file.name.startswith("figures")]
     return _digest("".join(file.read_text(encoding="utf-8") for file in files))
 
 
