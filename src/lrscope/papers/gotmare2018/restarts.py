@@ -1,0 +1,200 @@
+"""Warm restarts: barriers between the minima of cycles, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Any, Literal
+
+from lrscope import studies
+from lrscope.papers.claim import Holds, Numbers, claim, spread
+from lrscope.papers.gotmare2018.networks import cnn, mlp, task
+from lrscope.studies.restarts import Pair, Role
+
+OPTIMIZER = "sgd(momentum=0.9, weight_decay=5e-4)"
+MEMORIZING = {"batch_size": 20, "noise": 0.3, "wrong": 0.2}
+EPOCH = 50
+
+
+@cache
+def study(seed: int) -> studies.Restarts:
+    """The perceptron with four hidden layers: 75 epochs, minima after 5, 15, 35, 75; chains trained for 60."""
+    which = task(partial(mlp, depth=4), name="restarts", **MEMORIZING)
+    return studies.restarts(
+        which,
+        OPTIMIZER,
+        lr=0.1,
+        period=5 * EPOCH,
+        curve_steps=60 * EPOCH,
+        curve_lr=0.03,
+        roles=("restarts",),
+        seed=seed,
+    )
+
+
+@cache
+def control(seed: int) -> studies.Restarts:
+    """The same without restarts, on straight lines only."""
+    which = task(partial(mlp, depth=4), name="restarts", **MEMORIZING)
+    roles: tuple[Role, ...] = ("same epochs", "around drops")
+    return studies.restarts(which, OPTIMIZER, lr=0.1, period=5 * EPOCH, curve=None, roles=roles, seed=seed)
+
+
+def _lines(pairs: Sequence[Pair], unit: int = EPOCH) -> dict[str, float]:
+    return {"-".join(f"{step / unit:.3g}" for step in pair.steps): pair.line.height for pair in pairs}
+
+
+def _by_pair(found: Sequence[dict[str, float]]) -> dict[str, Any]:
+    return {pair: spread(each[pair] for each in found) for pair in found[0]}
+
+
+@claim(
+    "gotmare2018/restart-barriers",
+    "Between restarts the run crosses barriers of the training loss",
+    where="workshop text arXiv 1806.06977, abstract; Fig. 2",
+    sure="source",
+    shows=["barrier"],
+    headline=True,
+)
+def restart_barriers(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+    """64-64-64-64-64-10 with ReLU, 20 % of the labels wrong, batches of 20 with noise; cosine cycles of 5, 10, 20, 40
+    epochs from 0.1 to 1e-6. Rise of the training loss above the worse end on the line between minima.
+    """
+    found = [_lines(study(seed).pairs) for seed in seeds]
+    each = [sum(height >= 0.1 for height in heights.values()) >= 2 for heights in found]
+    return {"barrier": _by_pair(found)}, {"0.1 or more in two of three pairs, in every seed": all(each)}
+
+
+@claim(
+    "gotmare2018/no-barrier-at-drops",
+    "A step decay crosses no barrier around the drops of its learning rate",
+    where="Fig. 2, baseline",
+    sure="recalled",
+    shows=["barrier", "from the drop itself"],
+    unlike="a few epochs at the high rate before the drop make the barrier; from the drop itself there is none",
+)
+def no_barrier_at_drops(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+    """The run of restart-barriers with a constant rate and drops at 40 and 75 % instead. Pairs lie as far around the
+    drops as the paper's, 5 epochs of 150: epochs 27.5, 32.5, 53.7 and 58.7 of 75.
+    """
+    found = [_lines(control(seed).of("around drops")) for seed in seeds]
+    highest = max(max(heights.values()) for heights in found)
+    return {"barrier": _by_pair(found)}, {"0.01 or less in all pairs, in every seed": highest <= 0.01}
+
+
+@claim(
+    "gotmare2018/high-rates-do-it-alone",
+    "Not the restart makes the barrier: a constant high rate, in the same epochs, does it as well",
+    where="our control; the paper compares other epochs",
+    sure="inferred",
+    shows=["barrier"],
+)
+def high_rates_do_it_alone(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+    """The run of no-barrier-at-drops, looked at in the epochs in which the other has its minima; of the three pairs
+    the two that begin in the phase of the high rate.
+    """
+    pairs = [control(seed).of("same epochs") for seed in seeds]
+    found = [_lines([pair for pair in of_seed if pair.steps[0] == 15 * EPOCH]) for of_seed in pairs]
+    lowest = min(min(heights.values()) for heights in found)
+    return {"barrier": _by_pair(found)}, {"0.1 or more in both pairs, in every seed": lowest >= 0.1}
+
+
+@claim(
+    "gotmare2018/not-two-basins",
+    "The minima before and after a restart are not separate basins: a trained curve joins them without a barrier",
+    where="abstract (a); Figs. 2 and 3",
+    sure="source",
+    shows=["line", "chain", "bend below the lower end"],
+)
+def not_two_basins(seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> tuple[Numbers, Holds]:
+    """Chain with one bend between the minima after 35 and 75 epochs of restart-barriers, trained for 60 epochs; the
+    bend is the point at t = 0.5.
+    """
+    pairs = [next(p for p in study(seed).pairs if p.steps == (35 * EPOCH, 75 * EPOCH)) for seed in seeds]
+    chain, below = [], []
+    for pair in pairs:
+        assert pair.curve is not None
+        found = pair.curve.barrier
+        middle = abs(found.profile.t - 0.5).argmin()
+        chain.append(found.height)
+        below.append(min(found.ends) - float(found.profile["train_loss"][middle]))
+    numbers = {"line": spread(p.line.height for p in pairs), "chain": spread(chain),
+               "bend below the lower end": spread(below)}  # fmt: skip
+    return numbers, {
+        "on the chain at most 0.02 above the worse end, in every seed": max(chain) <= 0.02,
+        "the bend has a lower training loss than both ends, in every seed": min(below) > 0,
+    }
+
+
+@claim(
+    "gotmare2018/better-between",
+    "Between two minima the validation loss is lower than at both, which is why averaging weights helps",
+    where="Fig. 3",
+    sure="recalled",
+    shows=["lowest between, less the lower end"],
+    unlike="networks this small do not gain from averaging over a whole cycle: the middle is far up the barrier",
+)
+def better_between(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+    """Loss on the 797 other images, on the line between the minima after 35 and 75 epochs of restart-barriers; the
+    middle half of the line is meant by between.
+    """
+    gaps = []
+    for seed in seeds:
+        pair = next(p for p in study(seed).pairs if p.steps == (35 * EPOCH, 75 * EPOCH))
+        loss, t = pair.line.profile["test_loss"], pair.line.profile.t
+        gaps.append(float(loss[(t >= 0.25) & (t <= 0.75)].min() - min(loss[0], loss[-1])))
+    return {"lowest between, less the lower end": spread(gaps)}, {"below both ends, in every seed": max(gaps) < 0}
+
+
+@claim(
+    "gotmare2018/shallow-layers-stay",
+    "With restarts as without, shallow layers stay more alike over the run than deep ones",
+    where="appendix",
+    sure="recalled",
+    shows=["shallow less deep"],
+)
+def shallow_layers_stay(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+    """SVCCA (99 % of the variance, 797 images) of each layer after 15 and after 75 epochs, of both runs; the first
+    two of the five layers against the last two.
+    """
+    numbers: dict[str, Any] = {"shallow less deep": {}, "by layer": {}}
+    kinds: dict[str, tuple[Any, Role]] = {"restarts": (study, "restarts"), "two drops": (control, "same epochs")}
+    for name, (made, role) in kinds.items():
+        pairs = [next(p for p in made(seed).of(role) if p.steps == (15 * EPOCH, 75 * EPOCH)) for seed in seeds]
+        alike = [[value for value, _ in pair.similarity.values()] for pair in pairs]
+        numbers["by layer"][name] = [sum(column) / len(column) for column in zip(*alike, strict=True)]
+        numbers["shallow less deep"][name] = spread((a[0] + a[1] - a[-2] - a[-1]) / 2 for a in alike)
+    return numbers, {
+        f"{name}: shallow layers more alike, in every seed": min(found["values"]) > 0
+        for name, found in numbers["shallow less deep"].items()
+    }
+
+
+@claim(
+    "gotmare2018/convolutional",
+    "A network with convolutions and batch normalisation crosses barriers between restarts, and curves have none",
+    where="Fig. 2, whose networks are of this kind",
+    sure="source",
+    shows=["line", "chain"],
+)
+def convolutional(seeds: Sequence[int] = (0, 1, 2), epoch: int = EPOCH) -> tuple[Numbers, Holds]:
+    """Three convolutions with batch normalisation and a stack of three layers; data as in restart-barriers, cosine
+    cycles of 2, 4, 8, 16 epochs from 0.1. Statistics are recomputed at every point; chains are trained for 20 epochs.
+    """
+    kind: Literal["chain"] = "chain"
+    which = task(cnn, name="restarts-cnn", **MEMORIZING)
+    found = [
+        studies.restarts(
+            which, OPTIMIZER, lr=0.1, period=2 * epoch, curve=kind, curve_steps=20 * epoch, curve_lr=0.03,
+            roles=("restarts",), seed=seed,
+        ).pairs
+        for seed in seeds
+    ]  # fmt: skip
+    lines = [_lines(pairs) for pairs in found]
+    chains = [[p.curve.barrier.height for p in pairs if p.curve is not None] for pairs in found]
+    return {"line": _by_pair(lines), "chain": {"highest": spread(max(each) for each in chains)}}, {
+        "0.1 or more on the line in two of three pairs, in every seed": all(
+            sum(height >= 0.1 for height in heights.values()) >= 2 for heights in lines
+        ),
+        "on the chain at most 0.02 above the worse end, in every pair and seed": max(map(max, chains)) <= 0.02,
+    }
