@@ -28,7 +28,7 @@ def draw_phase(
     y: str | None = "warmup",
     value: str = "final_loss",
     over: str | None = None,
-    ax: Axes | None = None,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
     theory: Theory | None = None,
     better: Better = "low",
     bar: float | None = None,
