@@ -6,8 +6,6 @@ from lrscope.landscape.connect import Curve, connect
 from lrscope.landscape.directions import Directions
 from lrscope.landscape.path import Path
 from lrscope.landscape.planes import (
-    Plane,
-    Projection,
     line,
     pca_plane,
     plane,
@@ -16,6 +14,7 @@ from lrscope.landscape.planes import (
     random_plane,
 )
 from lrscope.landscape.profile import Barrier, Profile
+from lrscope.landscape.projection import Plane, Projection
 from lrscope.landscape.slopes import curvature
 
 __all__ = [

@@ -20,7 +20,7 @@ from lrscope.records import Cost
 from lrscope.wrapping import unwrapped
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Alignment:
     """A network with renamed units.
 
@@ -40,6 +40,9 @@ class Alignment:
     sweeps: int
     converged: bool
     cost: Cost
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
         moved = sum(int((p != np.arange(len(p))).sum()) for p in self.permutations.values())

@@ -27,7 +27,7 @@ REFINED = 8
 """Further points on each side of the worst one of the grid."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Curve:
     """A trained curve between two networks, and the loss along it.
 
@@ -73,6 +73,9 @@ class Curve:
     def detour(self) -> float:
         """Length of the curve in units of the straight distance between its ends; ``nan`` if they are equal."""
         return self.length / self.path.distance if self.path.distance > 0 else math.nan
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
         diverged = " (training diverged)" if self.status == "diverged" else ""

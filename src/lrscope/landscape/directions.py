@@ -10,7 +10,7 @@ from torch import Tensor
 from lrscope.params import ParamLayout
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Directions:
     """Random directions at a network.
 
@@ -25,6 +25,9 @@ class Directions:
     norms: tuple[float, ...]
     relative: tuple[float, ...]
     still: float
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
         scale = ", ".join(f"{n:.4g} ({r:.1%})" for n, r in zip(self.norms, self.relative, strict=True))

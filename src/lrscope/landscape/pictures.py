@@ -9,8 +9,8 @@ import numpy as np
 from lrscope.curvature.measurement import axes
 
 if TYPE_CHECKING:
-    from lrscope.landscape.planes import Plane, Projection
     from lrscope.landscape.profile import Profile
+    from lrscope.landscape.projection import Plane, Projection
 
 NAMES = {
     "train_loss": "training loss",

@@ -12,7 +12,7 @@ from lrscope.landscape.surface import Values
 from lrscope.records import Cost
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Profile:
     """Loss and metrics along a path.
 
@@ -40,6 +40,13 @@ class Profile:
             raise ValueError(f"of: {column!r} was not measured; choose one of {', '.join(self.values)}")
         return self.values[column]
 
+    def __repr__(self) -> str:
+        return f"<Profile: {self}>"
+
+    def __str__(self) -> str:
+        columns = ", ".join(f"{k} {v.min():.4g} ... {v.max():.4g}" for k, v in self.values.items())
+        return f"{len(self.t)} points over a distance of {self.travelled[-1]:.4g}: {columns}"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "t": self.t.tolist(),
@@ -55,7 +62,7 @@ class Profile:
         return draw_profile(self, ax, of=of, label=label, **line)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Barrier:
     r"""How far a loss rises between the ends of a path, by both definitions in use.
 
@@ -120,6 +127,9 @@ class Barrier:
     def cost(self) -> Cost:
         return self.profile.cost
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
+
     def __str__(self) -> str:
         error = "" if self.stderr is None else f" ± {self.stderr:.2g}"
         return (
@@ -141,7 +151,7 @@ class Barrier:
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw the profile in the barrier's column; returns the axes."""
-        return self.profile.plot(ax, of=self.of, **options)
+        return self.profile.plot(ax, **{"of": self.of, **options})
 
 
 def _standard_error(difference: np.ndarray, examples: np.ndarray) -> float | None:

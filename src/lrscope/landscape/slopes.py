@@ -86,7 +86,9 @@ def _objective(surface: Surface, target: Target, num_batches: int) -> Objective:
     differing = [
         name
         for name, tensor in surface.rest.items()
-        if name not in surface.statistics.names and not torch.equal(tensor, own[name].detach())
+        if name not in surface.statistics.names
+        and tensor.is_floating_point()
+        and not torch.equal(tensor, own[name].detach())
     ]
     if isinstance(target, Task):
         with torch.no_grad():  # the model is our own

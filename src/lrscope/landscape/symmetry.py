@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -89,8 +90,11 @@ def read_symmetry(model: nn.Module) -> tuple[Group, ...]:
     Raises:
         MeasurementError: The model cannot be traced, or holds an operation whose effect on units is not known.
     """
+    tracer = fx.Tracer()
+    if tracer.is_leaf_module(model, ""):
+        return ()  # one layer, whose units are all inputs and outputs
     try:
-        graph = fx.Tracer().trace(model)
+        graph = tracer.trace(copy.deepcopy(model))  # tracing leaves constants on the model it traces
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MeasurementError(
