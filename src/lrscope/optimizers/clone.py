@@ -18,13 +18,17 @@ def clone_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer of the same class, settings and state that moves ``replacement``'s values instead of its keys.
 
-    Groups keep only the parameters that have a replacement. Attributes that a subclass set itself are copied deeply,
+    Groups keep only the parameters that have a replacement. State in shards is gathered, so processes that share a
+    model must all call this, and replacements be whole. Attributes that a subclass set itself are copied deeply,
     and parameters in them replaced. Hooks and a scheduler's patch of ``step`` are not copied.
     """
     memo: dict[int, Any] = {id(old): new for old, new in replacement.items()}
 
     def own(value: Any) -> Any:
-        return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value, memo)
+        if isinstance(value, Tensor):
+            gather = getattr(value, "full_tensor", None)  # that of a DTensor
+            return (value.detach() if gather is None else gather().detach()).clone()
+        return copy.deepcopy(value, memo)
 
     clone = object.__new__(type(optimizer))
     # Not copy.copy: Optimizer.__getstate__ knows nothing of what a subclass keeps on itself.
