@@ -32,6 +32,8 @@ class CriticalLR:
         two_over_sharpness: 2/sharpness for SGD, or the first-step threshold on the preconditioned sharpness for
             the Adam family; ``None`` if it was not measured.
         cost: Work spent, in evaluations of single batches.
+        growth: Length of a late step over that of the step that was tried, at one learning rate, were all gradients
+            alike: 1 / (1 - momentum) for SGD at its first step, 1 for Adam.
     """
 
     lr: float
@@ -42,12 +44,18 @@ class CriticalLR:
     optimizer: str = ""
     two_over_sharpness: float | None = None
     cost: Cost = field(default_factory=Cost)
+    growth: float = 1.0
 
     def __str__(self) -> str:
         if self.status == "found":
             text = f"largest stable learning rate now: {self.lr:.3g} (between {self.low:.3g} and {self.high:.3g})"
             if self.two_over_sharpness is not None:
                 text += f"; curvature alone says {self.two_over_sharpness:.3g}"
+            if self.growth > 1.05:
+                text += (
+                    f"; for one step only: later ones at the same rate are up to {self.growth:.3g} times as long, so "
+                    f"begin nearer to {self.lr / self.growth:.3g}"
+                )
             return text
         return {
             "stable up to the largest": f"every step up to learning rate {self.high:.3g} lowered the loss",

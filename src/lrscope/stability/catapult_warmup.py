@@ -8,16 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lrscope.errors import LrscopeWarning, MeasurementError, ScheduleError
 from lrscope.objective import Objective
-from lrscope.optimizers import GIAdam
-from lrscope.optimizers.clock import innermost
 from lrscope.schedules import FeedbackSchedule
 from lrscope.schedules.checks import number, whole
 from lrscope.schedules.feedback import State
+from lrscope.stability.built_up import built_up
 from lrscope.stability.critical_warmup import FALLBACK
 from lrscope.stability.jump import find_jump
 
@@ -196,25 +194,3 @@ class CatapultWarmup(FeedbackSchedule, kind="catapult_warmup"):
             raise ScheduleError("CatapultWarmup: 'loss' was not observed; call scheduler.observe(loss=...)")
         loss = observed["loss"]
         return float(loss.detach() if isinstance(loss, Tensor) else loss)
-
-
-def built_up(optimizer: Any, step: int) -> float:
-    r"""Length of the coming step over that of a late one, were all gradients alike and the learning rate the same.
-
-    A search at the first step would otherwise take a learning rate for harmless that makes ever longer steps. With t
-    updates behind it:
-
-    .. math:: (1 - \mu) \sum_{k=0}^{t} \mu^k = 1 - \mu^{t+1}, \qquad \sqrt{1 - \beta_2^{t+1}}, \qquad 1
-
-    for SGD with momentum (:math:`1 - \mu^{t+2}` for Nesterov's), for GI-Adam, and for Adam, whose averages are
-    normalised from the start.
-    """
-    optimizer = innermost(optimizer)
-    group = optimizer.param_groups[0]
-    if isinstance(optimizer, GIAdam):
-        done = max((float(entry.get("step", 0)) for entry in optimizer.state.values()), default=0.0)
-        return math.sqrt(1 - float(group["betas"][1]) ** (done + 1))
-    if isinstance(optimizer, torch.optim.SGD) and group["momentum"] > 0:
-        begun = any(entry.get("momentum_buffer") is not None for entry in optimizer.state.values())
-        return 1 - float(group["momentum"]) ** ((step if begun else 0) + (2 if group["nesterov"] else 1))
-    return 1.0

@@ -16,7 +16,11 @@ from lrscope.errors import MeasurementError
 from lrscope.objective import Objective, require_objective
 from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Cost, CriticalLR
+from lrscope.stability.built_up import built_up
 from lrscope.stability.crossing import Crossing, Search
+
+_LONG = 100_000
+"""Updates after which no more momentum builds up."""
 
 
 def critical_lr(
@@ -77,7 +81,8 @@ def critical_lr(
         cost += spent
     limit, spent = _curvature_limit(objective, live, theta) if curvature else (None, Cost())
     cost = replace(cost + spent, seconds=time.perf_counter() - began)
-    return _combine(readings, label, limit, cost)
+    # A state that has built up is that of the step which was tried.
+    return replace(_combine(readings, label, limit, cost), growth=1 / built_up(live, step=_LONG))
 
 
 def live_optimizer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 from lrscope.records import CriticalLR
@@ -60,7 +59,8 @@ def warmup_from_critical(critical_lr: CriticalLR | float, peak: float, steps: in
 
     With momentum :math:`\mu`, SGD repeats the first step until it is :math:`1/(1-\mu)` times as long, and a critical
     learning rate that was measured at the first step does not know of it: the warmup starts at
-    :math:`(1-\mu)\,\eta_c`. (Ours: the paper uses it without momentum, and with Adam, whose steps do not grow.)
+    :math:`(1-\mu)\,\eta_c` (in general at :math:`\eta_c` over ``critical_lr.growth``). (Ours: the paper uses it
+    without momentum, and with Adam, whose steps do not grow.)
 
     Args:
         critical_lr: From :func:`~lrscope.stability.critical_lr`, or a number. Where none was found, the warmup
@@ -104,10 +104,9 @@ def warmup_from_critical(critical_lr: CriticalLR | float, peak: float, steps: in
 
 def _start(critical: CriticalLR, peak: float) -> tuple[float, str]:
     if critical.status == "found":
-        found = re.match(r"sgd\(.*?momentum=([\d.]+)", critical.optimizer, re.IGNORECASE)
-        momentum = float(found[1]) if found else 0.0
-        note = f", less what momentum {momentum:g} adds" if momentum else ""
-        return critical.lr * (1 - momentum), f"where the loss begins to rise{note}"
+        growth = max(critical.growth, 1.0)
+        note = f", divided by {growth:.3g}, as later steps are so much longer" if growth > 1.05 else ""
+        return critical.lr / growth, f"where the loss begins to rise{note}"
     if critical.status == "stable up to the largest":
         return critical.high, "the largest that was tried, and it lowered the loss"
     return peak * FALLBACK, f"a tenth of the peak, as no critical learning rate was found: {critical.status}"

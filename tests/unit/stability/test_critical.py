@@ -232,6 +232,28 @@ def test_where_nothing_was_tried_the_status_says_so():
     assert "of a later version" in str(later)
 
 
+@pytest.mark.parametrize(
+    ("make", "growth"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.1), 1.0),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), 10.0),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), 1 / (1 - 0.81)),
+        (lambda p: torch.optim.AdamW(p, lr=0.1), 1.0),
+    ],
+)
+def test_the_sentence_warns_where_later_steps_of_the_same_rate_are_longer(make, growth):
+    objective = bowl([1.0, 3.0], [1.0, -2.0])
+    optimizer = make(list(objective.model.parameters()))
+    found = critical_lr(objective, optimizer)
+    assert found.growth == pytest.approx(growth)
+    warned = f"up to {growth:.3g} times as long, so begin nearer to {found.lr / growth:.3g}" in str(found)
+    assert warned == (growth > 1)
+    bowl_loss(objective.model, objective.batches[0]).backward()
+    for _ in range(3):
+        optimizer.step()
+    assert critical_lr(objective, optimizer).growth == pytest.approx(1.0)  # what has built up is in the step tried
+
+
 class Own(torch.optim.Optimizer):
     """Gradient descent with attributes of its own, one of which its step changes and one of which holds parameters."""
 

@@ -15,7 +15,7 @@ from lrscope.errors import LrscopeWarning, MeasurementError, ScheduleError
 from lrscope.records import Cost, CriticalLR
 from lrscope.schedules import Constant, Linear
 from lrscope.stability import CatapultWarmup, critical_lr, find_jump, warmup_from_critical
-from lrscope.stability.catapult_warmup import built_up
+from lrscope.stability.built_up import built_up
 
 CURVATURE = torch.tensor([1.0, 0.3, 0.05], dtype=torch.float64)
 
@@ -95,6 +95,7 @@ def test_momentum_makes_the_start_smaller_and_a_dear_search_is_told():
     assert built.lr == plain.lr  # the first step is the same
     assert warmup_from_critical(built, 10.0, 50).start == pytest.approx(0.1 * plain.lr)
     assert warmup_from_critical(plain, 10.0, 50).start == plain.lr
+    assert "divided by 10, as later steps" in str(warmup_from_critical(built, 10.0, 50))
     dear = warmup_from_critical(CriticalLR(1e-3, 1e-3, 1e-3, "found", cost=Cost(forwards=8)), 1.0, 10)
     assert dear.saved_steps == -4
     assert "4 training steps lost, as the search cost more than it brought" in str(dear)
@@ -278,8 +279,10 @@ def test_on_a_quadratic_the_first_jump_is_where_the_loss_rises_and_with_momentum
     assert rates[0.9] == pytest.approx(0.1 * rates[0.0], rel=1e-2)
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_how_far_steps_have_built_up_is_that_of_torchs_own_steps(nesterov):
+@pytest.mark.parametrize(
+    "settings", [{}, {"nesterov": True}, {"dampening": 0.5}, {"dampening": 0.9}, {"dampening": 0.8}], ids=str
+)
+def test_how_far_steps_have_built_up_is_that_of_torchs_own_steps(settings):
     def lengths(optimizer, theta, steps):
         built, made = [], []
         for t in range(steps):
@@ -291,8 +294,9 @@ def test_how_far_steps_have_built_up_is_that_of_torchs_own_steps(nesterov):
         return torch.tensor(built, dtype=torch.float64), torch.tensor(made, dtype=torch.float64)
 
     theta = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
-    built, made = lengths(torch.optim.SGD([theta], lr=0.1, momentum=0.8, nesterov=nesterov), theta, 40)
-    torch.testing.assert_close(built, made / (0.1 / (1 - 0.8)), rtol=1e-9, atol=0)
+    built, made = lengths(torch.optim.SGD([theta], lr=0.1, momentum=0.8, **settings), theta, 40)
+    late = 0.1 * (1 - settings.get("dampening", 0.0)) / (1 - 0.8)
+    torch.testing.assert_close(built, made / late, rtol=1e-9, atol=0)
     built, made = lengths(lrs.optimizers.GIAdam([theta], lr=0.1, betas=(0.9, 0.99)), theta, 40)
     torch.testing.assert_close(built, made / 0.1, rtol=1e-6, atol=0)
     built, made = lengths(torch.optim.Adam([theta], lr=0.1), theta, 10)
