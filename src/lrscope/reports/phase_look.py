@@ -61,7 +61,8 @@ class Look:
         low, high = (min(seen), max(seen)) if seen else (0.0, 1.0)
         log = low > 0 and high / low > 3
         norm = LogNorm(low, high) if log else Normalize(low, high if high > low else low + 1e-9 + abs(low) * 1e-3)
-        cmap = colormaps[MAP if better == "high" else f"{MAP}_r"]
+        # Fewer shades than matplotlib would rasterise a colour bar of: a page holds no images.
+        cmap = colormaps[MAP if better == "high" else f"{MAP}_r"].resampled(48)
         rows = tuple(in_order(table, y))
         places = tuple(sorted({s.x for s in every}))
         return cls(
@@ -100,6 +101,7 @@ def colour_bar(figure: Any, panels: Sequence[Axes], look: Look, *, compact: bool
     )
     bar = figure.colorbar(scale, ax=list(panels), label=label, **where)
     bar.outline.set_visible(False)
+    bar.solids.set_edgecolor("face")
     long = bar.ax.xaxis if compact else bar.ax.yaxis
     low, high = float(look.norm.vmin or 0), float(look.norm.vmax or 1)
     bar.set_ticks(round_ticks(low, high, log=type(look.norm).__name__ == "LogNorm", most=4 if compact else 6))
