@@ -46,7 +46,7 @@ def draw_matrix(matrix: Matrix, ax: Any) -> Any:
     image = ax.imshow(
         np.ma.masked_invalid(matrix.values), vmin=min(0.0, np.nanmin(matrix.values)), vmax=1, cmap="viridis"
     )
-    image.cmap.set_bad("0.85")
+    ax.set_facecolor("0.85")  # what cannot be measured
     ax.set_xticks(range(num_columns), matrix.columns, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(num_rows), matrix.rows)
     if num_rows <= 16 and num_columns <= 16:

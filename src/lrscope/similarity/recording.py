@@ -58,6 +58,7 @@ class Recording(Mapping[str, Tensor]):
 def no_layer(name: str, known: Iterable[str]) -> str:
     """One line for a layer that does not exist, with the name that may have been meant."""
     names = [k for k in known if k]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    calls = [k for k in names if k.startswith((f"{name}#", f"{name}.", f"{name}["))]
+    near = calls or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"no layer {name!r}" + (f"; did you mean {near[0]!r}?" if near else "") + f" There are: {shown}"
