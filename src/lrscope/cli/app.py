@@ -27,12 +27,16 @@ _FLAGS = {
     "decay": "--decay",
     "engine": "--engine",
     "every": "--watch-every",
+    "lr": "--lr",
+    "measure": "--measure",
     "num_seeds": "--seeds",
     "optimizer": "--optimizer",
     "out": "--out",
     "seed": "--seed",
+    "seeds": "--seeds",
     "settings": "--set",
     "steps": "--steps",
+    "warmup": "--warmup",
     "warmups": "--warmups",
 }
 """What the library calls an argument, and what the command line calls it."""
@@ -50,10 +54,12 @@ app = App(
 app.command("lrscope.cli.run:run", help="Plan a schedule for TASK, train with it, explain what happened.")
 app.command("lrscope.cli.plan:plan", help="Choose peak learning rate and warmup for TASK by short measured runs.")
 app.command("lrscope.cli.train:train", help="Train TASK with a schedule you give, watching stability.")
+app.command("lrscope.cli.sweep:sweep", help="Train TASK at every point of a grid; phase diagrams, resumable.")
 app.command("lrscope.cli.show:show", help="Preview a schedule in the terminal or as PNG, SVG or CSV.")
 app.command("lrscope.cli.check:check", help="Compare the learning rates in a checkpoint with the schedule's.")
 app.command("lrscope.cli.convert:convert", help="Translate weight decay into an equivalent exponential schedule.")
 app.command("lrscope.cli.reproduce:reproduce", help="Measure what papers state, and say whether it holds.")
+app.command("lrscope.cli.compare:compare", help="Loss between two trained networks, and how alike their layers are.")
 app.command("lrscope.cli.report:report", help="Write the report of a run directory, finished or not.")
 
 

@@ -13,8 +13,8 @@ from lrscope.sweeps.engines import Job, run_here
 from lrscope.sweeps.processes import Processes, cores, pickled
 from lrscope.sweeps.work import most_at_once
 
-STARTING = 8.0
-"""Seconds that starting workers may take; they must save more than that."""
+SAVED = 20.0
+"""Seconds that worker processes must save: starting them, and measuring in each, takes half of that."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Auto:
         run_here(job, [pieces[0][:pilot]], "auto", None)
         rest = [pieces[0][pilot:], *pieces[1:]] if pilot < len(pieces[0]) else pieces[1:]
         left = (time.perf_counter() - started) / pilot * (len(cells) - pilot)
-        if left * (1 - 1 / cores()) > STARTING:
+        if left * (1 - 1 / cores()) > SAVED:
             Processes(within="auto").run(job, [cell for piece in rest for cell in piece])
         else:
             run_here(job, rest, "auto", None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from lrscope.errors import TaskError
 from lrscope.optimizers import OptimizerSpec
 from lrscope.sweeps.ranges import MOST, expand
 from lrscope.sweeps.table import TYPES
@@ -34,20 +35,17 @@ class Axis:
     kind: Kind
     values: tuple[Any, ...]
     shown: tuple[Any, ...] = field(init=False)
+    _as_is: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         values = tuple(dict.fromkeys(_hashable(v) for v in self.values))
         if len(values) > MOST:
             raise ValueError(f"{self.name}: {len(values):,} values, more than {MOST:,}")
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "shown", tuple(v if self._as_is else str(v) for v in values))
-
-    @property
-    def _as_is(self) -> bool:
-        def number(value: Any) -> bool:
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-        return all(map(number, self.values)) or all(isinstance(v, bool) for v in self.values)
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        put = object.__setattr__  # the one way to complete a frozen dataclass
+        put(self, "values", values)
+        put(self, "_as_is", numbers or all(isinstance(v, bool) for v in values))
+        put(self, "shown", tuple(self.show(v) for v in values))
 
     def show(self, value: Any) -> Any:
         """A value as the table shows it."""
@@ -132,7 +130,10 @@ def settings(maker: Maker, name: str, values: Iterable[Any]) -> list[Any]:
     Raises:
         TaskError: A text that is no such value.
     """
-    return [maker.read({name: value})[name] for value in values]
+    try:
+        return [maker.read({name: value})[name] for value in values]
+    except TaskError as error:
+        raise TaskError(str(error).replace("settings: ", f"{name}: ", 1)) from None
 
 
 def whole(name: str, value: Any, *, at_least: int) -> int:

@@ -70,9 +70,8 @@ class Grid:
                 settings(source.maker, name, values) if kind == "setting" else [read(name, kind, v) for v in values]
             )
             found.append(Axis(name, kind, tuple(values)))
-        if not isinstance(steps, (int, type(None))):
-            found.append(Axis("steps", "steps", tuple(read("steps", "steps", v) for v in several("steps", steps))))
-            steps = None
+        lengths = [] if steps is None else [read("steps", "steps", v) for v in several("steps", steps)]
+        found += [Axis("steps", "steps", tuple(lengths))] if len(lengths) > 1 else []
         found.append(Axis("seed", "seed", tuple(seed)))
         self.axes: dict[str, Axis] = {axis.name: axis for axis in found}
         missing = [name for name in placeholders if name not in self.axes]
@@ -81,7 +80,7 @@ class Grid:
         if self.size > MOST:
             raise ValueError(f"the grid has {self.size:,} cells, more than {MOST:,}; give fewer values")
         self._optimizer, self._schedule = specs[0], shapes[0]
-        self._steps = None if steps is None else whole("steps", steps, at_least=1)
+        self._steps = lengths[0] if len(lengths) == 1 else None
         self._shapes: dict[Any, tuple[Schedule, Mapping[str, Any]]] = {}
         self._lengths: dict[str, tuple[int | None, int | None]] = {}
 

@@ -130,7 +130,8 @@ class _Worker:
                 visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
                 devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
                 environment["CUDA_VISIBLE_DEVICES"] = devices[self.number % len(devices)]
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+            # What the user's code prints belongs beside the progress: stdout is for results.
+            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdout=2)
         self.connection = Connection(ours.detach())
         self.idle, self.ready, self.unit, self.started = False, False, [], set()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told by the end of the socket

@@ -149,35 +149,78 @@ def sweep(
         >>> found.table["status"]
         ['finished', 'finished', 'finished']
     """
+    prepared = prepare(
+        task,
+        optimizer=optimizer,
+        steps=steps,
+        schedule=schedule,
+        engine=engine,
+        seeds=seeds,
+        measure=measure,
+        device=device,
+        **axes,
+    )
+    temporary = Path(tempfile.mkdtemp(prefix="lrscope-sweep-")) if out is None else None
+    directory = temporary or Path(str(out))
+    try:
+        found = run_prepared(prepared, directory, resume=resume, adaptive=adaptive, on_progress=on_progress)
+    except BaseException:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if temporary is not None:
+        weakref.finalize(found, shutil.rmtree, temporary, ignore_errors=True)
+    return found
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep whose arguments are good."""
+
+    grid: Grid
+    cells: Sequence[SweepCell]
+    engine: Engine
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What its cells share, whatever the values of the axes."""
+        return self.grid.config
+
+    @property
+    def size(self) -> int:
+        return len(self.cells)
+
+
+def prepare(
+    task: Any, *, engine: Any = "auto", device: str | None = None, measure: Any = (), **options: Any
+) -> Prepared:
+    """Read the arguments of :func:`sweep` and try the task; nothing is written. Errors as there."""
     if os.environ.get(WORKER):
         raise ValueError(
             "sweep: called while a worker process imports this script; put the call under if __name__ == '__main__':"
         )
     chosen = engine_of(engine)
     source = Source(task, device)
-    grid = Grid(
-        source,
-        optimizer=optimizer,
-        schedule=schedule,
-        steps=steps,
-        seeds=seeds,
-        measure=measuring.check(measure),
-        given=axes,
-    )
+    own = {name: options.pop(name) for name in ("optimizer", "schedule", "steps", "seeds") if name in options}
+    grid = Grid(source, **own, measure=measuring.check(measure), given=options)
     cells = list(grid.cells())
-    temporary = out is None
-    directory = Path(tempfile.mkdtemp(prefix="lrscope-sweep-")) if out is None else Path(out)
-    try:
-        with _opened(directory, grid, cells, fresh=not resume) as (store, manifest):
-            skipped = _run(chosen, Job(source, store, Tally(on_progress)), grid, cells, adaptive=adaptive)
-            found = Sweep(directory, _table(store, manifest), manifest, skipped)
-    except BaseException:
-        if temporary:
-            shutil.rmtree(directory, ignore_errors=True)
-        raise
-    if temporary:
-        weakref.finalize(found, shutil.rmtree, directory, ignore_errors=True)
-    return found
+    source.task(cells[0].settings).check()
+    return Prepared(grid, cells, chosen)
+
+
+def run_prepared(
+    prepared: Prepared,
+    directory: Path,
+    *,
+    resume: bool = True,
+    adaptive: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Sweep:
+    """Run what ``directory`` does not have yet; errors as of :func:`sweep`."""
+    with _opened(directory, prepared, fresh=not resume) as (store, manifest):
+        job = Job(prepared.grid.source, store, Tally(on_progress))
+        skipped = _run(prepared, job, adaptive=adaptive)
+        return Sweep(directory, _table(store, manifest), manifest, skipped)
 
 
 def read(directory: str | Path) -> Sweep:
@@ -195,9 +238,7 @@ def read(directory: str | Path) -> Sweep:
 
 
 @contextmanager
-def _opened(
-    directory: Path, grid: Grid, cells: Sequence[SweepCell], *, fresh: bool
-) -> Iterator[tuple[Store, dict[str, Any]]]:
+def _opened(directory: Path, prepared: Prepared, *, fresh: bool) -> Iterator[tuple[Store, dict[str, Any]]]:
     """The directory's store, ours alone, of the same sweep; its table is up to date when it is left."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"out: {directory} is a file; give a directory")
@@ -209,7 +250,7 @@ def _opened(
     before = store.manifest if (directory / MANIFEST).exists() else None
     if before is None and directory.is_dir() and any(directory.iterdir()):
         raise ValueError(f"out: {directory} holds something else than a sweep; give another directory")
-    manifest = manifest_of(grid, cells[0], before)
+    manifest = manifest_of(prepared.grid, prepared.cells[0], before)
     if before is not None:
         refuse_others(directory, before, manifest)
     store.open(_say)
@@ -223,9 +264,10 @@ def _opened(
             store.close()
 
 
-def _run(engine: Engine, job: Job, grid: Grid, cells: list[SweepCell], *, adaptive: bool) -> tuple[str, ...]:
+def _run(prepared: Prepared, job: Job, *, adaptive: bool) -> tuple[str, ...]:
+    grid, engine = prepared.grid, prepared.engine
     if not adaptive:
-        _run_cells(engine, job, cells)
+        _run_cells(engine, job, prepared.cells)
         return ()
     from lrscope.sweeps.adaptive import Adaptive
 
