@@ -8,7 +8,7 @@ import torch
 
 from lrscope.errors import TaskError
 from lrscope.isolation import isolated_rng
-from lrscope.papers import PAPERS
+from lrscope.papers import PAPERS, claims
 from lrscope.papers.scale import EXPERIMENTS
 from lrscope.papers.scale.data import cifar
 from lrscope.papers.scale.models import VGG, ChannelNorm, ResNet
@@ -32,6 +32,15 @@ SMALL = {
         "steps_per_epoch": 1,
         "epochs": 2,
     },
+    "gotmare2018/warmup-rescues": {
+        "width": 4,
+        "large_batch": 50,
+        "small_batch": 25,
+        "num_images": 50,
+        "epochs": 2,
+        "drops": (1,),
+        "warmup": 2,
+    },
 }
 """Sizes that take seconds."""
 
@@ -50,8 +59,9 @@ def images(tmp_path_factory):
 
 
 def test_every_paper_with_claims_of_training_has_one_at_its_scale():
-    assert {id.partition("/")[0] for id in EXPERIMENTS} <= set(PAPERS)
-    assert set(SMALL) <= set(EXPERIMENTS)
+    assert {id.partition("/")[0] for id in EXPERIMENTS} == set(PAPERS)
+    assert set(SMALL) == set(EXPERIMENTS)
+    assert set(claims()) >= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +127,11 @@ def test_an_experiment_starts_stops_and_goes_on(id, images, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         small.run(images, tmp_path, on_step=stop)
     trainings = small.trainings(images, (0,), "cpu")
-    assert seen[:2] == [(trainings[0].name, 0), (trainings[0].name, 1)]
+    assert seen == [(one.name, step) for one in trainings for step in range(one.steps)][:3]
     again = []
     outcome = small.run(images, tmp_path, on_step=lambda training, state: again.append((training.name, state.step)))
-    assert again[0] == (trainings[1].name, 1)
-    assert len(seen) + len(again) == 2 * len(trainings)
+    assert again == [(one.name, step) for one in trainings for step in range(one.steps)][3:]
+    assert len(seen) + len(again) == sum(one.steps for one in trainings)
     assert outcome.id == id
     assert outcome.settings["scale"] == "paper"
     assert set(outcome.shows) <= set(outcome.numbers)
@@ -130,7 +140,7 @@ def test_an_experiment_starts_stops_and_goes_on(id, images, tmp_path):
     )
     price = small.price(images, timed=1)
     assert price.runs == len(trainings)
-    assert price.steps == 2 * len(trainings)
+    assert price.steps == sum(one.steps for one in trainings)
     assert price.flops > 0
     assert price.hours > 0
 
@@ -161,6 +171,10 @@ def test_the_judgements_follow_the_numbers():
     leclerc = EXPERIMENTS["leclerc2020/large-first-generalises"]
     arms = {"small only, seed 0": run(0.90, (0.1,) * 400), "large first, seed 0": run(0.91, (0.2,) * 400)}
     assert all(leclerc.judge(arms)[1].values())
+    gotmare = EXPERIMENTS["gotmare2018/warmup-rescues"]
+    three = {f"{arm}, seed 0": run(0.9) for arm in ("small batch", "large batch", "large batch, warmup")}
+    assert not all(gotmare.judge(three)[1].values())
+    assert all(gotmare.judge(three | {"large batch, seed 0": run(0.8)})[1].values())
     confounded = arms | {"large first, seed 0": run(0.91, (0.05,) * 400)}
     assert list(leclerc.judge(confounded)[1].values()) == [True, None]
 
