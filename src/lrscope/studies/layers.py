@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,18 +14,24 @@ from torch import Tensor, nn
 
 from lrscope.errors import LrscopeWarning
 from lrscope.isolation import isolated_rng, mode_of
-from lrscope.similarity import Recording, Similarity, cka, procrustes, pwcca, record, svcca
+from lrscope.similarity import Recording, Similarity, cka, compare, procrustes, pwcca, record, svcca
 from lrscope.tasks import Task
 
 Measure = Literal["svcca", "pwcca", "cka", "procrustes"]
 Layers = str | Sequence[str] | None
-MEASURES: Mapping[str, Callable[[Any, Any], Similarity]] = {
-    "svcca": partial(svcca, variance=0.99),
+MEASURES: Mapping[str, Callable[..., Similarity]] = {
+    "svcca": svcca,
     "pwcca": pwcca,
-    "cka": partial(cka, debiased=True),
+    "cka": cka,
     "procrustes": procrustes,
 }
-"""By name; CKA is the debiased one, which needs no more examples than units."""
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "svcca": {"variance": 0.99},
+    "pwcca": {},
+    "cka": {"debiased": True},
+    "procrustes": {},
+}
+"""CKA is the debiased one, which says something also for more units than examples."""
 
 
 def check_measure(measure: str) -> None:
@@ -67,17 +73,25 @@ def compared(x: Tensor, y: Tensor, measure: str) -> tuple[float, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LrscopeWarning)
         try:
-            found = MEASURES[measure](x, y)
+            found = MEASURES[measure](x, y, **OPTIONS[measure])
         except ValueError:  # no unit that varies (all dead), or fewer examples than directions
             return math.nan, math.nan
     return found.similarity, found.chance
 
 
-def matrix(a: Recording, b: Recording, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Each layer of ``a`` with each of ``b``: similarity and chance, ``(len(a), len(b))``."""
-    cells = [[compared(a[i], b[j], measure) for j in b] for i in a]
-    table = np.array(cells, dtype=np.float64)
-    return table[:, :, 0], table[:, :, 1]
+def matrix(a: Recording, b: Recording, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
+    """Each layer of ``a`` with each of ``b``: similarity and chance, ``(len(a), len(b))``; ``nan`` where none."""
+    values, chance = np.full((2, len(a), len(b)), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LrscopeWarning)
+        try:
+            found = compare(a, b, measure, **OPTIONS[measure])
+        except ValueError:  # no pair could be measured
+            return values, chance
+    for (i, row), (j, column) in itertools.product(enumerate(a), enumerate(b)):
+        if (row, column) in found.results:
+            values[i, j], chance[i, j] = found[row, column].similarity, found[row, column].chance
+    return values, chance
 
 
 def same_layers(a: Recording, b: Recording, measure: str) -> dict[str, tuple[float, float]]:

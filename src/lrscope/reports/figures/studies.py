@@ -54,7 +54,7 @@ def paths(study: Study, role: str = "restarts", ax: Axes | None = None) -> Axes:
 def restarts_figure(study: Study) -> Figure:
     """Learning rates and losses of both runs; a panel of paths per role; similarity of checkpoints by layer."""
     roles = list(dict.fromkeys(pair["role"] for pair in study["pairs"]))
-    figure, (top, *panels, last) = _rows(2 + len(roles), 3.4)
+    figure, (top, *middle, last) = panels(2 + len(roles), 3.4)
     for (name, run), tone, dash in zip(study["runs"].items(), TONES, DASH, strict=False):
         rate = run["columns"]["lr"]
         label = "restarts" if name == "restarts" else "two drops"
@@ -63,11 +63,11 @@ def restarts_figure(study: Study) -> Figure:
     top.set_ylabel("learning rate")
     step_axis(top, False)
     top.legend(frameon=False)
-    for ax, role in zip(panels, roles, strict=True):
+    for ax, role in zip(middle, roles, strict=True):
         paths(study, role, ax)
-    low = min(ax.get_ylim()[0] for ax in panels)
-    high = max(ax.get_ylim()[1] for ax in panels)
-    for ax in panels:  # one scale, or a flat curve would look like a hill
+    low = min(ax.get_ylim()[0] for ax in middle)
+    high = max(ax.get_ylim()[1] for ax in middle)
+    for ax in middle:  # one scale, or a flat curve would look like a hill
         ax.set_ylim(low, high)
     _alike(study, last)
     return figure
@@ -122,7 +122,7 @@ def by_layer(study: Study, what: str = "similarity", ax: Axes | None = None) -> 
 
 def warmup_figure(study: Study) -> Figure:
     """Training loss, learning rate, similarity by layer, movement by layer."""
-    figure, (loss, rate, similarity, movement) = _rows(4, 3.0)
+    figure, (loss, rate, similarity, movement) = panels(4, 3.0)
     for (name, run), tone, dash in zip(study["runs"].items(), TONES, DASH, strict=False):
         columns = run["columns"]
         score = next((f"{k} {v:.3g}" for k, v in study["scores"][name].items() if k != "eval_loss"), "")
@@ -161,7 +161,7 @@ def difference(study: Study, ax: Axes | None = None) -> Axes:
 
 def distillation_figure(study: Study) -> Figure:
     """Similarity to the teacher of distilled students, of others, the difference, and its size by student layer."""
-    figure, (one, other, both, bars) = _rows(4, 3.4)
+    figure, (one, other, both, bars) = panels(4, 3.4)
     for ax, kind, title in ((one, "distilled", "Distilled students"), (other, "alone", "Students alone")):
         values = np.mean(np.array(study["matrices"][kind], dtype=np.float64), axis=0)
         scores = study["scores"][kind]
@@ -237,7 +237,7 @@ def _height(barrier: Mapping[str, Any]) -> str:
     return "infinite" if barrier["height"] is None else f"{barrier['height']:.3g}"
 
 
-def _rows(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of panels, two to a row, in the style of reports."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
