@@ -60,7 +60,6 @@ app.command("lrscope.cli.check:check", help="Compare the learning rates in a che
 app.command("lrscope.cli.convert:convert", help="Translate weight decay into an equivalent exponential schedule.")
 app.command("lrscope.cli.reproduce:reproduce", help="Measure what papers state, and say whether it holds.")
 app.command("lrscope.cli.compare:compare", help="Loss between two trained networks, and how alike their layers are.")
-app.command("lrscope.cli.compare:compare", help="Loss between two trained networks, and how alike their layers are.")
 app.command("lrscope.cli.report:report", help="Write the report of a run directory, finished or not.")
 
 
