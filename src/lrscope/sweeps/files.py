@@ -34,22 +34,23 @@ def write_json(path: Path, value: Any) -> None:
 
 def sealed(record: Any) -> bytes:
     """``record`` as a JSON object beside a digest of it, so that any damage shows."""
-    body = strict_json(record).encode()
-    return b'{"sha256": "%s", "record": %s}\n' % (_digest(body), body)
+    return _seal(strict_json(record).encode())
 
 
 def unsealed(data: bytes) -> Any:
     """The inverse of :func:`sealed`.
 
     Raises:
-        ValueError: The file is damaged or no such file.
+        ValueError: The file is damaged, or none of these.
     """
-    start, end = len(b'{"sha256": "", "record": ') + 32, len(b"}\n")
-    body = data[start:-end]
-    if data[: start - len(b'", "record": ')] != b'{"sha256": "' + _digest(body):
+    body = data[len(_seal(b"")) - len(_END) : -len(_END)]
+    if _seal(body) != data:
         raise ValueError("its digest does not match what it holds")
     return json.loads(body)
 
 
-def _digest(body: bytes) -> bytes:
-    return hashlib.sha256(body).hexdigest()[:32].encode()
+_END = b"}\n"
+
+
+def _seal(body: bytes) -> bytes:
+    return b'{"sha256": "%s", "record": %s%s' % (hashlib.sha256(body).hexdigest()[:32].encode(), body, _END)

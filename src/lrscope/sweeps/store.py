@@ -105,7 +105,7 @@ class Store:
             ValueError: There is no such cell, or its file is damaged.
         """
         try:
-            return unsealed(self._file(name).read_bytes())
+            return self._whole(name)
         except FileNotFoundError:
             raise ValueError(f"{self.directory}: has no cell {name!r}") from None
         except ValueError as error:
@@ -131,6 +131,12 @@ class Store:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _whole(self, name: str) -> dict[str, Any]:
+        record = unsealed(self._file(name).read_bytes())
+        if record["cell"] != name:
+            raise ValueError(f"it holds the cell {record['cell']}")
+        return record
 
     def _file(self, name: str) -> Path:
         return self.directory / CELLS / f"{name}.json"
@@ -162,12 +168,10 @@ class Store:
         """Read a cell's file into the rows; a damaged one is told, and moved away by a driver."""
         path = self._file(name)
         try:
-            record = unsealed(path.read_bytes())
-            if record["cell"] != name:
-                raise ValueError(f"it holds the cell {record['cell']}")
+            record = self._whole(name)
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             if move:
                 aside = self.directory / QUARANTINE
                 aside.mkdir(exist_ok=True)

@@ -3,8 +3,8 @@
 import pickle
 
 import pytest
-from cases import TASKS, cross_entropy
 
+from cases import TASKS, cross_entropy
 from lrscope.errors import ScheduleError, TaskError
 from lrscope.schedules import Constant, Cosine, parse
 from lrscope.sweeps.grid import Grid
@@ -167,5 +167,5 @@ def test_a_task_takes_no_settings_and_something_else_is_no_task():
 def test_a_task_without_a_length_needs_steps():
     good = TASKS["tuple"]()
     endless = Task(good.build, good.loss_fn, good.train)
-    with pytest.raises(ValueError, match="steps: .*no length of its own"):
+    with pytest.raises(ValueError, match=r"steps: .*no length of its own"):
         list(grid(endless, lr=[0.1]).cells())
