@@ -55,7 +55,7 @@ def limit(ax: Axes, part: Table, look: Look, edges: list[list[float]]) -> dict[s
     keys: dict[str, Any] = {}
     path: list[tuple[float, float]] = []
     for at, row in found:
-        middle = row["boundary"] or {"above": right, "below": left}.get(row["open"] or "", math.nan)
+        middle = row["boundary"] or math.nan  # no line where it lies outside
         low, high = row["low"] or left, row["high"] or right
         if row["seeds"] > 1 and row["open"] is None:
             ax.plot([low, high], [at, at], color=colour("paper"), lw=3.4, zorder=5, solid_capstyle="butt")

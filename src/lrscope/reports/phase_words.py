@@ -184,8 +184,8 @@ def _best(table: Table, x: str, by: Sequence[str], value: str, better: Better, b
             rivals.append(row_name(key))
     if rivals and top.seeds > 1:
         others = len(list(rows_of(table, by))) - 1
-        also = "every other row" if len(rivals) == others > 1 else numbers.listing(rivals[:MOST_ROWS], "and")
-        text += f"; {also} comes within its spread over the seeds"
+        also = "in every other row" if len(rivals) == others > 1 else numbers.listing(rivals[:MOST_ROWS])
+        text += f"; as good within its spread over the seeds {also}"
     return text + "."
 
 
