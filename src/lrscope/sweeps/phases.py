@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, get_args
 
+import torch
+
+from lrscope.curvature import stability_threshold
+from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Table
 from lrscope.reports.phase_cells import bar_of, best_cell, finite, trains
 from lrscope.reports.phase_limits import boundary, ridge
@@ -20,7 +25,13 @@ SAME = 0.1
 theirs to within 10 % (Lewkowycz et al. 2020)."""
 
 
-def regimes(table: Table, *, threshold: float | None = None, bar: float | None = None) -> list[Phase | None]:
+def regimes(
+    table: Table,
+    *,
+    optimizer: OptimizerSpec | str | None = None,
+    threshold: float | None = None,
+    bar: float | None = None,
+) -> list[Phase | None]:
     r"""What happened in each run, by what was recorded of it; ``None`` where that is not enough.
 
     The first that fits:
@@ -40,16 +51,18 @@ def regimes(table: Table, *, threshold: float | None = None, bar: float | None =
         table: One row per run; ``catapult``, ``sharpness_start`` and ``sharpness_end`` are used where they are. The
             learning rate at the end is taken to be the column ``lr``, as it is of schedules that end at their peak,
             unless there is a column ``headroom_end``.
-        threshold: Of learning rate times sharpness, as :func:`lrscope.curvature.stability_threshold` gives it for
-            the optimizer: 2 for gradient descent, 3.8 for SGD with momentum 0.9. ``None``: the edge of stability is
-            not looked for. The sharpness recorded is that of the loss, so there is none for Adam.
+        optimizer: What trained. The largest stable learning rate times sharpness follows from it: 2 for gradient
+            descent, 3.8 for SGD with momentum 0.9; the columns ``optimizer``, ``momentum``, ``dampening`` and
+            ``nesterov`` are heeded where they are. The sharpness recorded is that of the loss, which says nothing of
+            Adam's edge. ``None``, and no such column: the edge of stability is not looked for.
+        threshold: That number itself, for an update rule that is not among ours.
         bar: Final loss below which a run counts as trained; by default as for :func:`boundary`.
 
     Returns:
         One label per row of the table.
 
     Raises:
-        ValueError: A threshold that is not positive.
+        ValueError: A threshold that is not positive, or an optimizer that nobody knows.
 
     References:
         Lewkowycz et al. 2020, arXiv 2003.02218 (lazy, catapult); Cohen et al. 2021, arXiv 2103.00065 (the edge).
@@ -57,7 +70,27 @@ def regimes(table: Table, *, threshold: float | None = None, bar: float | None =
     if threshold is not None and not 0 < threshold < math.inf:
         raise ValueError(f"threshold: expected a positive number, such as 2 for gradient descent, got {threshold!r}")
     bar = bar_of(table) if bar is None else bar
-    return [_regime(row, threshold, bar) for row in table.rows()]
+    base = None if optimizer is None else OptimizerSpec.parse(optimizer)
+    return [_regime(row, threshold or _threshold(base, row), bar) for row in table.rows()]
+
+
+def with_regimes(table: Table, **options: Any) -> Table:
+    """The table with its column ``regime`` filled in; options as for :func:`regimes`."""
+    return type(table)({**table.columns, "regime": regimes(table, **options)})
+
+
+def _threshold(base: OptimizerSpec | None, row: Mapping[str, Any]) -> float | None:
+    """Of what trained this row; ``None`` if the recorded sharpness is not the one that decides."""
+    spec = OptimizerSpec.parse(row["optimizer"]) if row.get("optimizer") else base
+    if spec is None or spec.name != "sgd":
+        return None
+    own = {name: row[name] for name in ("momentum", "dampening", "nesterov") if row.get(name) is not None}
+    return _late_threshold(OptimizerSpec.from_spec(spec.to_spec() | own))
+
+
+@cache
+def _late_threshold(spec: OptimizerSpec) -> float:
+    return stability_threshold(spec.build([torch.nn.Parameter(torch.zeros(1))], lr=1.0))
 
 
 def _regime(row: Mapping[str, Any], threshold: float | None, bar: float) -> Phase | None:
@@ -78,12 +111,6 @@ def _regime(row: Mapping[str, Any], threshold: float | None, bar: float) -> Phas
         change = end / start - 1
         return "lazy" if abs(change) <= SAME else "flattened" if change < 0 else "sharpened"
     return "stable" if row.get("catapult") is False else None
-
-
-def with_regimes(table: Table, *, threshold: float | None = None, bar: float | None = None) -> Table:
-    """The table with its column ``regime`` filled in; see :func:`regimes`."""
-    labels = regimes(table, threshold=threshold, bar=bar)
-    return type(table)({**table.columns, "regime": labels})
 
 
 PHASES: tuple[str, ...] = get_args(Phase)

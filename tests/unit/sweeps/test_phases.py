@@ -3,7 +3,7 @@
 import pytest
 
 from lrscope.records import Table
-from lrscope.solvable import TwoLayer
+from lrscope.solvable import UV
 from lrscope.sweeps.phases import PHASES, regimes, with_regimes
 
 
@@ -43,13 +43,30 @@ def test_without_a_threshold_the_edge_is_not_looked_for():
     assert type(with_regimes(table)) is Table
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "columns", "sharpness", "label"),
+    [
+        ("sgd(momentum=0)", {}, 20.0, "edge of stability"),
+        ("sgd", {}, 20.0, "sharpened"),
+        ("sgd", {}, 38.0, "edge of stability"),
+        ("sgd", {"momentum": 0.5}, 30.0, "edge of stability"),
+        (None, {"optimizer": "sgd(momentum=0)"}, 20.0, "edge of stability"),
+        ("sgd", {"optimizer": "adam"}, 20.0, "sharpened"),
+        ("adam", {}, 380.0, "sharpened"),
+    ],
+)
+def test_the_edge_is_that_of_what_trained(optimizer, columns, sharpness, label):
+    table = Table.of([row(sharpness_start=10.0, sharpness_end=sharpness, catapult=False, **columns)])
+    assert regimes(table, optimizer=optimizer) == [label]
+
+
 def test_a_threshold_has_to_be_one():
     with pytest.raises(ValueError, match="expected a positive number"):
         regimes(Table.of([row()]), threshold=0.0)
 
 
 def test_two_layer_linear_models_get_the_phase_that_theory_predicts():
-    diagram = TwoLayer(width=300, seed=0).phase_diagram([0.5, 1.0, 1.5, 2.5, 3.0, 3.4, 4.6, 4.8], seeds=3, steps=2000)
+    diagram = UV(width=1000, seed=0).phase_diagram([0.5, 1.0, 1.5, 2.5, 3.0, 3.4, 4.6, 4.8], seeds=3, steps=2000)
     names = {"lazy": "lazy", "catapult": "catapult", "divergent": "diverged"}
     rows, predicted = [], []
     for i in range(len(diagram.c)):
