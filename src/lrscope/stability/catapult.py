@@ -86,7 +86,8 @@ class Catapult:
         if before is not None and after is not None:
             text += f"; sharpness {'fell' if self.fell else 'went'} from {before:.3g} to {after:.3g}"
             if self.end is not None:
-                text += ": a catapult" if self.fell else ", which is no fall: a spike rather than a catapult"
+                change = "no fall" if after >= before * FELL else "no more than the readings vary"
+                text += ": a catapult" if self.fell else f", which is {change}: a spike rather than a catapult"
         elif self.kind == "jump":
             text += ", at once each time: bad batches or a very fast catapult, which only the sharpness could tell"
         if self.headroom is not None:

@@ -53,6 +53,8 @@ def test_a_fall_within_the_noise_of_the_readings_is_none():
     (found,) = find_catapults(labelled.record(bump(), sharpness, np.full(400, 0.02)))
     assert found.noise == pytest.approx(0.05, rel=0.4)
     assert found.kind == "spike"
+    assert "no more than the readings vary" in str(Catapult(1, 2, 3, 2.0, 85.0, 70.0, noise=0.1))
+    assert "which is no fall" in str(Catapult(1, 2, 3, 2.0, 85.0, 86.0, noise=0.1))
 
 
 def test_without_readings_a_return_is_enough_and_a_climb_is_not():
