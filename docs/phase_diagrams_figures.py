@@ -74,10 +74,20 @@ def pictures(tables: dict[str, Table]) -> None:
     if "topics" in tables:
         save(draw_phase(tables["topics"]), "phase_topics")
     if "fcn" in tables:
-        renamed = Table.of({**r, "start": {"sp": "standard", "mup": "muP"}[r["start"]]} for r in tables["fcn"].rows())
-        save(draw_phase(renamed, over="start", bar=DEAD), "phase_fcn")
+        words = {"sp": "standard", "mup": "muP"}
+        renamed = Table.of({**r, "start": words[r["start"]]} for r in tables["fcn"].rows())
+        limit = {words[start]: 2 / median(known) for start, known in start_sharpness().items()}
+        save(draw_phase(renamed, over="start", bar=DEAD, theory={"2 / sharpness at the start": limit}), "phase_fcn")
     if "width" in tables:
         save(draw_phase(tables["width"], y="width", over="parameterization"), "phase_width")
+
+
+def start_sharpness(seeds: Iterable[int] = (0, 1, 2)) -> dict[str, list[float]]:
+    """Largest Hessian eigenvalue of the networks of the fcn sweep before training."""
+    from lrscope.papers.descent import sharpness_of
+    from lrscope.papers.kalra2024.networks import full_batch
+
+    return {start: [sharpness_of(full_batch(start), seed) for seed in seeds] for start in ("sp", "mup")}
 
 
 def save(drawn: Any, name: str) -> None:

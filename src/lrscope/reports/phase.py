@@ -50,7 +50,8 @@ def draw_phase(
         value: Column that gives the colour; text, such as ``"regime"``, gives one colour for each word.
         over: A third axis, one panel for each value.
         ax: Where to draw; with ``over`` a sequence of axes. ``None`` makes a figure.
-        theory: Predicted boundaries, by name: one x, one for each row in order, or a mapping from y to x.
+        theory: Predicted boundaries, by name: one x, one for each row in order, or a mapping from y to x; with
+            ``over`` also a mapping from its values to any of these.
         better: Whether low or high values are good.
         bar: Final loss below which a run counts as trained; see :func:`lrscope.sweeps.boundary`.
         contours: Whether to draw lines of equal value.
@@ -77,15 +78,15 @@ def draw_phase(
                 table, panel, x=x, value=value, over=over, theory=theory, better=better, bar=bar, compact=compact
             )
         else:
-            _map(table, [("", table)], [panel], x, y or "", value, theory, better, bar, contours, compact)
+            _map(table, [(None, table)], over, [panel], x, y or "", value, theory, better, bar, contours, compact)
         return panel
-    parts = [(f"{axis_words(over)} {axis_value(over, key[over])}", part) for key, part in rows_of(table, [over])]
+    parts = [(key[over], part) for key, part in rows_of(table, [over])]
     if len(parts) > MOST_PANELS:
         raise ValueError(
             f"over: {over} takes {len(parts)} values, at most {MOST_PANELS} panels are drawn; keep fewer"
         )
     panels = _axes(len(parts), ax, _rows(table, y), compact)
-    _map(table, parts, panels, x, y or "", value, theory, better, bar, contours, compact)
+    _map(table, parts, over, panels, x, y or "", value, theory, better, bar, contours, compact)
     return np.array(panels, dtype=object)
 
 
@@ -114,7 +115,8 @@ def _axes(number: int, given: Any, rows: int, compact: bool) -> list[Axes]:
 
 def _map(
     table: Table,
-    parts: list[tuple[str, Table]],
+    parts: list[tuple[Any, Table]],
+    over: str | None,
     panels: list[Axes],
     x: str,
     y: str,
@@ -128,10 +130,11 @@ def _map(
     """One colour scale and one legend for all panels."""
     look = phase_look.Look.of(table, [part for _, part in parts], x, y, value, better, bar)
     keys: dict[str, Any] = {}
-    for (title, part), ax in zip(parts, panels, strict=True):
-        keys |= phase_map.draw(part, ax, look, theory=theory, with_contours=contours)
-        if title:
-            ax.set_title(title, fontsize="medium", loc="left")
+    for (value_of_over, part), ax in zip(parts, panels, strict=True):
+        own = {name: _of_panel(lines, value_of_over) for name, lines in (theory or {}).items()}
+        keys |= phase_map.draw(part, ax, look, theory=own, with_contours=contours)
+        if value_of_over is not None and over is not None:
+            ax.set_title(f"{axis_words(over)} {axis_value(over, value_of_over)}", fontsize="medium", loc="left")
     low, high = (edge(ax.get_xlim()[i] for ax in panels) for i, edge in enumerate((min, max)))
     first_column = {round(ax.get_position().x0, 3) for ax in panels}
     for ax in panels:
@@ -146,6 +149,11 @@ def _map(
             for ax in figure.axes:
                 ax.tick_params(labelsize="small")
         _legend(figure, panels, keys, compact)
+
+
+def _of_panel(lines: Any, value: Any) -> Any:
+    """The prediction of one panel, where it is given by panel."""
+    return lines[value] if isinstance(lines, Mapping) and value in lines else lines
 
 
 def _legend(figure: Figure | Any, panels: list[Axes], keys: Mapping[str, Any], compact: bool) -> None:
