@@ -35,6 +35,10 @@ class FunctionalState:
     second: Tensor | None = None
     scratch: Tensor | None = None
 
+    def tensors(self) -> list[Tensor]:
+        """What it holds of each replica."""
+        return [t for t in (self.first, self.second) if t is not None]
+
     def keep(self, rows: Tensor) -> FunctionalState:
         """The state of the replicas at index ``rows`` only."""
         kept = [None if t is None else t[rows] for t in (self.first, self.second, self.scratch)]
@@ -104,6 +108,8 @@ class FunctionalOptimizer:
         if self.remembers:
             if state.first is None:  # torch starts the buffer at the first gradient, undampened
                 state.first = grad.clone()
+            elif not np.any(self.dampening) and np.ndim(self.momentum) == 0:  # in one pass over the memory
+                torch.add(grad, state.first, alpha=self.momentum, out=state.first)
             else:
                 _add(state.first.mul_(_on(theta, self.momentum)), grad, 1 - self.dampening)
             grad = _add(grad, state.first, self.momentum) if self.nesterov else state.first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,17 +59,24 @@ def chunks(cells: Sequence[Cell], size: int, *, by_seed: bool) -> Iterator[list[
 
 @dataclass
 class Feed:
-    """Batches for the replicas that still run: shared if they have one seed, else stacked."""
+    """Batches for the replicas that still run, by their seeds."""
 
     task: Task
     streams: dict[int, BatchStream]
 
     @classmethod
-    def of(cls, task: Task, seeds: Sequence[int]) -> Feed:
+    def of(cls, task: Task, seeds: Iterable[int]) -> Feed:
         return cls(task, {seed: BatchStream(task.train, seed) for seed in seeds})
 
+    def block(self, count: int, seeds: Iterable[int]) -> Iterator[dict[int, Batch]]:
+        """The next ``count`` batches of each of ``seeds``, made when they are asked for."""
+        wanted = list(dict.fromkeys(seeds))
+        for _ in range(count):
+            yield {seed: self.task.to_device(next(self.streams[seed])) for seed in wanted}
+
     def next(self, seeds: Sequence[int]) -> tuple[Batch, Any]:
-        batches = {seed: self.task.to_device(next(self.streams[seed])) for seed in dict.fromkeys(seeds)}
+        """One batch for all of ``seeds``, shared if there is one stream, and which of its leaves are stacked."""
+        (batches,) = self.block(1, seeds)
         if len(self.streams) == 1:
             return batches[seeds[0]], None
         return stack_batches([batches[seed] for seed in seeds])

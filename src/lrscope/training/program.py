@@ -124,15 +124,25 @@ class Program:
 
         The model must be in train mode; the buffers move on.
         """
+        with reasons():
+            grads, (losses, self.stacked) = self.mapped(dims)(self.theta, self.stacked, self.shared, batch)
+        return losses, grads
 
-        def loss(theta: Tensor, stacked: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            value, state = self.loss_fn.step(self.layout.unflatten(theta), stacked | self.shared, batch)
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What programs share if the same operations make their gradients."""
+        held = (tuple((k, t.shape) for k, t in tensors.items()) for tensors in (self.stacked, self.shared))
+        return (self.theta.shape[1], *held, self._randomness)
+
+    def mapped(self, dims: Any) -> Callable[..., tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]]:
+        """Gradients, losses and moved buffers as a pure function of ``(theta, stacked, shared, batch)``."""
+
+        def loss(theta: Tensor, stacked: Any, shared: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            value, state = self.loss_fn.step(self.layout.unflatten(theta), stacked | shared, batch)
             return value, {k: state[k] for k in stacked}
 
-        mapped = vmap(grad_and_value(loss, has_aux=True), in_dims=(0, 0, dims), randomness=self._randomness)
-        with reasons():
-            grads, (losses, self.stacked) = mapped(self.theta, self.stacked, batch)
-        return losses, grads
+        where = (0, 0, None, dims)
+        return vmap(grad_and_value(loss, has_aux=True), in_dims=where, randomness=self._randomness)
 
     def measure(self, fn: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
         """``fn(model, batch)`` for every replica on a shared batch, ``(N,)``; modes are the caller's."""
