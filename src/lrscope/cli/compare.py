@@ -54,6 +54,7 @@ def compare(
     from lrscope.cli.workspace import ROOT, write_json
     from lrscope.records import strict_json
     from lrscope.reports.comparison import sentences, write_comparison
+    from lrscope.similarity.layers import find_layers
     from lrscope.studies import compare as compared
     from lrscope.studies.checkpoints import fitted, read_checkpoint
 
@@ -62,6 +63,7 @@ def compare(
     loaded, _, _ = _load_task(task, set_, data, device, 1, seed)
     names = _names(a, b)
     with trying():
+        find_layers(loaded.model(0), layers)  # refuses names that are not there
         states = [fitted(state, loaded, str(file)) for state, file in zip(found, files, strict=True)]
     where = out if out is not None else ROOT / f"compare-{names[0]}-{names[1]}"
     if where.exists() and not where.is_dir():

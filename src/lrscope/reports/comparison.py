@@ -79,6 +79,11 @@ def sentences(found: Comparison) -> list[str]:
                 f"A trained curve joins them without one, over {times(found.curve.detour)} the straight distance: "
                 "they lie in one connected region of low loss."
             )
+        elif curve.height < line.height / 5:
+            said.append(
+                f"A trained curve nearly removes it: the training loss rises by {loss(curve.height)}, "
+                f"{times(line.height / curve.height)} less, over {times(found.curve.detour)} the straight distance."
+            )
         else:
             said.append(
                 f"On the trained curve the training loss still rises by {loss(curve.height)}; more steps or another "
@@ -139,13 +144,14 @@ def _ways(found: Comparison) -> list[Picture]:
     how = "Dashed: the straight line between the parameters." + (
         " Solid: the trained curve." if found.curve is not None else ""
     )
-    how += " The dot is the highest point. BatchNorm's statistics are recomputed at every point."
+    how += " The dot is the highest point. BatchNorm's statistics, if there are any, are recomputed at every point."
 
     def drawn(name: str) -> Picture:
         def draw(ax: Any, compact: bool) -> None:
             between(found, name, ax, compact=compact)
 
-        return _picture(name, _takeaway(found, name), how, draw, (270, 230))
+        said = how if name == columns[0] else "As above."
+        return _picture(name, _takeaway(found, name), said, draw, (270, 230))
 
     return [drawn(name) for name in columns]
 
@@ -154,7 +160,7 @@ def _takeaway(found: Comparison, column: str) -> str:
     def text(path: Between) -> str:
         height = path.rises[column].height
         if column.endswith("_error"):
-            return percent(height) if math.isfinite(height) else "no number"
+            return f"{100 * height:.2g} points" if math.isfinite(height) else "no number"
         return loss(height, "no end")
 
     said = f"{capital(WORDS[column])} rises by {text(found.line)} on the straight line"
@@ -167,7 +173,7 @@ def _layers(found: Comparison) -> Picture:
         "rotation and scale. Each number is one layer's answers to the same examples held against another's."
     )
     size = min(len(found.layers), 20)
-    heights = (110 + 24 * size, 120 + 24 * min(size, 10))
+    heights = (130 + 32 * size, 130 + 28 * min(size, 10))
     takeaway = f"{capital(_measure(found))} of all layers on {found.examples} examples"
     return _picture("layers", takeaway, how, lambda ax, compact: layers(found, ax, compact=compact), heights)
 

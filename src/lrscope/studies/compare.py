@@ -94,10 +94,16 @@ def compare(
     def told(what: str) -> Callable[[int, int], None] | None:
         return None if on_progress is None else partial(_share, on_progress, what)
 
+    if on_progress is not None:
+        on_progress("layers", 0.0)
+    models = dict(zip("ab", (loaded(task, state) for state in states), strict=True))
+    seen = recorded(task, models, layers, max_examples=max_examples)
+    similarity, chance = matrix(seen["a"], seen["b"], measure)
+    cost = seen["a"].cost + seen["b"].cost
     line = barrier(
         task, *states, num_points=num_points, num_batches=num_batches, on_progress=told("loss on the straight line")
     )
-    cost, bent = line.cost, None
+    cost, bent = cost + line.cost, None
     if curve is not None and not same:
         found = connect(
             task,
@@ -110,12 +116,6 @@ def compare(
             on_progress=told("training the curve"),
         )
         bent, cost = _between(curve, found.barrier, found.detour, found.status), cost + found.cost
-    if on_progress is not None:
-        on_progress("layers", 0.0)
-    models = dict(zip("ab", (loaded(task, state) for state in states), strict=True))
-    seen = recorded(task, models, layers, max_examples=max_examples)
-    similarity, chance = matrix(seen["a"], seen["b"], measure)
-    cost += seen["a"].cost + seen["b"].cost
     return Comparison(
         task=task.name,
         names=names,

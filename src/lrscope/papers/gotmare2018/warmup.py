@@ -15,10 +15,9 @@ from lrscope.studies.runs import trained, with_drops
 from lrscope.studies.warmup import FROZEN, WITH, WITHOUT
 
 BATCH, STEPS, WARMUP = 250, 300, 60
-LR = 1.3
-"""Searched for on other seeds, before any run of a claim, since the statement is about rates at which warmup decides:
-on seeds 100 to 103 training with warmup comes to 0.977 or more and training without to 0.76 or less; at 1.0 both
-train, at 2.0 neither."""
+LR = 1.0
+"""The fact sheet's. It is also, of 1.0, 1.15 and 1.3, the largest at which training with warmup came to 0.95 or more
+on six other seeds: the statement needs a rate that warmup can bear."""
 OPTIMIZER = "sgd(momentum=0)"
 
 
@@ -61,7 +60,7 @@ def _accuracy(name: str, seeds: Sequence[int]) -> list[float]:
 )
 def warmup_rescues(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     """Three convolutions with batch normalisation and a stack of three layers, batches of 250 of 1,000 images, plain
-    SGD, 300 steps at 1.3 with drops at 50 and 75 %, warmup over 60 of them or none.
+    SGD, 300 steps at 1.0 with drops at 50 and 75 %, warmup over 60 of them or none.
     """
     found = {name: _accuracy(name, seeds) for name in (WITH, WITHOUT)}
     return {"accuracy": {name: spread(values) for name, values in found.items()}}, {

@@ -1,0 +1,229 @@
+"""Two networks compared: numbers of the rooms below, sentences and a page that say what they say."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cases
+import lrscope as lrs
+from fingerprints import everything, model_state
+from lrscope import studies
+from lrscope.cli.app import call
+from lrscope.landscape import barrier
+from lrscope.records import strict_json
+from lrscope.records.comparison import Comparison
+from lrscope.reports.comparison import comparison_page, sentences, write_comparison
+from lrscope.similarity import cka
+
+
+def two(name, steps=40, lr=0.1):
+    task = cases.TASKS[name]()
+    found = []
+    for seed in (0, 1):
+        _, states = studies.runs.trained(
+            task, "sgd", lrs.schedules.Constant(lr), steps, {steps}, name="x", seed=seed, out=None
+        )
+        found.append(states[steps])
+    return task, *found
+
+
+@pytest.fixture(scope="module")
+def compared():
+    task, a, b = two("batch_norm")
+    return task, a, b, studies.compare(task, a, b, curve="bezier", curve_steps=30, num_points=11)
+
+
+def test_the_numbers_are_those_of_landscape_and_similarity(compared):
+    task, a, b, found = compared
+    line = barrier(task, a, b, num_points=11)
+    assert found.line.rises["train_loss"].height == pytest.approx(line.height)
+    assert found.line.rises["test_loss"].height == pytest.approx(line.on("test_loss").height)
+    assert found.line.columns["train_loss"] == pytest.approx(tuple(line.profile["train_loss"]))
+    assert found.curve.kind == "bezier"
+    assert found.curve.columns["train_loss"][0] == pytest.approx(found.line.columns["train_loss"][0])
+    assert found.curve.detour >= 1 - 1e-6
+    models = [studies.runs.loaded(task, state) for state in (a, b)]
+    trained = [n for n, m in models[0].named_modules() if any(p.ndim > 1 for p in m.parameters(recurse=False))]
+    assert list(found.layers) == trained
+    one, other = (lrs.similarity.record(m, task)[found.layers[0]] for m in models)
+    assert found.similarity[0][0] == pytest.approx(float(cka(one, other, debiased=True)), abs=1e-6)
+    flat = [torch.cat([p.flatten() for p in m.parameters()]).double() for m in models]
+    assert found.distance == pytest.approx(float((flat[0] - flat[1]).norm().detach()))
+    assert found.cost.forwards > 11
+    assert found.cost.gradients == 30
+
+
+def test_the_record_comes_back_from_json(compared):
+    found = compared[-1]
+    again = Comparison.from_dict(json.loads(strict_json(found.to_dict())))
+    assert again.to_dict() == json.loads(strict_json(found.to_dict())) | {
+        "names": again.names, "norms": again.norms, "layers": again.layers, "similarity": again.similarity,
+        "chance": again.chance, "line": again.to_dict()["line"], "curve": again.to_dict()["curve"],
+    }  # fmt: skip
+    assert again.line == found.line
+    assert again.curve == found.curve
+    assert again.similarity == found.similarity
+
+
+def test_nothing_of_the_users_is_changed():
+    task, a, b = two("batch_norm", steps=5)
+    models = [studies.runs.loaded(task, state).train() for state in (a, b)]
+    before = [model_state(m) for m in models], everything()
+    studies.compare(task, *models, num_points=5)
+    assert ([model_state(m) for m in models], everything()) == before
+
+
+@pytest.mark.parametrize("name", ["tuple", "conv", "lstm", "attention_tied", "dict"])
+def test_any_network(name):
+    task, a, b = two(name, steps=3)
+    found = studies.compare(task, a, b, num_points=5)
+    assert found.layers
+    assert all(math.isfinite(v) for v in found.line.columns["train_loss"])
+    assert all(math.isnan(v) or -1.5 < v <= 1 + 1e-9 for row in found.similarity for v in row)
+    assert "<svg" in comparison_page(found)
+
+
+def test_one_network_twice_is_noticed():
+    task, a, _ = two("tuple", steps=3)
+    found = studies.compare(task, a, dict(a), curve="chain", num_points=5)
+    assert found.same
+    assert found.curve is None
+    assert found.distance == 0
+    assert sentences(found) == [
+        "A and B hold the same weights, value for value: the same network, or one file given twice."
+    ]
+
+
+def case(found, height, curve=None, ends=(0.5, 0.4), status="done"):
+    """The comparison with other barriers."""
+
+    def between(path, rise):
+        rises = {**path.rises, "train_loss": replace(path.rises["train_loss"], height=rise, ends=ends, stderr=None)}
+        return replace(path, rises=rises, status=status)
+
+    bent = None if curve is None else between(found.curve, curve)
+    return replace(found, line=between(found.line, height), curve=bent)
+
+
+def test_sentences_say_what_the_numbers_say(compared):
+    found = compared[-1]
+    for changed, says in [
+        (case(found, 1.5), "A barrier: on the straight line from A to B the training loss rises to 2.0000, 1.5000 above"),
+        (case(found, 0.0), "No barrier: on the straight line from A to B the training loss stays at or below the worse end, 0.5"),
+        (case(found, 0.005), "Hardly a barrier: on the straight line from A to B the training loss rises by 0.00500"),
+        (case(found, math.inf), "On the straight line from A to B the training loss is not finite"),
+        (case(found, 1.5, 0.0), "A trained curve joins them without one"),
+        (case(found, 1.5, 0.1), "A trained curve nearly removes it: the training loss rises by 0.1000, 15 times less"),
+        (case(found, 1.5, 1.0), "the training loss still rises by 1.0000; more steps"),
+        (case(found, 1.5, 1.0, status="diverged"), "Training the curve diverged"),
+    ]:  # fmt: skip
+        said = " ".join(sentences(changed)).replace("\u202f", " ")
+        assert says in said
+
+
+def test_the_page_stands_alone(compared, tmp_path):
+    found = compared[-1]
+    page = write_comparison(found, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("<svg") == 2 * (2 + ("test_error" in found.line.columns) + 1)
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
+    hostile = replace(found, names=("<script>", "b&c"), task="<b>")
+    assert "<script>alert" not in comparison_page(hostile)
+    assert "&lt;script&gt;" in comparison_page(hostile)
+
+
+def test_many_layers_are_thinned(compared):
+    from matplotlib.figure import Figure
+
+    from lrscope.reports.figures.comparison import MOST_LAYERS, layers
+
+    n = 3 * MOST_LAYERS
+    table = tuple(tuple(1.0 if i == j else math.nan for j in range(n)) for i in range(n))
+    found = replace(compared[-1], layers=tuple(f"l{i}" for i in range(n)), similarity=table, chance=table)
+    ax = layers(found, Figure().add_subplot())
+    assert len(ax.patches) == MOST_LAYERS**2
+
+
+def test_arguments_are_refused_before_any_work():
+    task, a, b = two("tuple", steps=2)
+    for options, error, says in [
+        ({"measure": "cca2"}, ValueError, "measure: expected one of svcca, pwcca, cka, procrustes, got 'cca2'"),
+        ({"curve": "spline"}, ValueError, "kind: expected 'bezier' or 'chain', got 'spline'"),
+        ({"num_points": 1}, ValueError, "num_points"),
+        ({"layers": ["hiden"]}, ValueError, "did you mean"),
+    ]:
+        with pytest.raises(error, match=says):
+            studies.compare(task, a, b, **options)
+    with pytest.raises(TypeError, match="B: expected a module, its state_dict\\(\\) or a file, got int"):
+        studies.compare(task, a, 3)
+    with pytest.raises(ValueError, match="B: not a network of task"):
+        studies.compare(task, a, {"x": torch.zeros(2)})
+
+
+# The command.
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = lrs.tasks.digits()
+    for seed in (0, 1):
+        torch.save(task.model(seed).state_dict(), tmp_path / f"net{seed}.pt")
+    return tmp_path
+
+
+def test_the_command_prints_sentences_and_writes_a_page(files, capsys):
+    assert call(["compare", "net0.pt", "net1.pt", "--task", "digits", "--points", "5", "--batches", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "net0 to net1" in out
+    assert "report: lrscope-runs/compare-net0-net1/report.html" in out
+    assert "loss on the straight line" in err
+    where = files / "lrscope-runs" / "compare-net0-net1"
+    found = Comparison.from_dict(json.loads((where / "comparison.json").read_text()))
+    assert found.names == ("net0", "net1")
+    assert (where / "report.html").read_text().count("<svg") == 8
+
+
+def test_json_and_a_curve(files, capsys):
+    options = ["--points", "5", "--batches", "1", "--curve", "chain", "--curve-steps", "5", "--out", "here", "--json"]
+    assert call(["compare", "net0.pt", "net1.pt", "--task", "digits", *options]) == 0
+    out, _ = capsys.readouterr()
+    found = json.loads(out)
+    assert found["comparison"]["curve"]["kind"] == "chain"
+    assert found["report"] == "here/report.html"
+    assert (files / "here" / "comparison.json").exists()
+
+
+def test_files_of_one_name_are_told_apart(files, capsys):
+    for name in ("one", "two"):
+        (files / name).mkdir()
+        (files / f"net{int(name == 'two')}.pt").rename(files / name / "net.pt")
+    options = ["--task", "digits", "--points", "3", "--batches", "1", "--out", "x"]
+    assert call(["compare", "one/net.pt", "two/net.pt", *options]) == 0
+    assert "one-net to two-net" in capsys.readouterr().out
+    assert call(["compare", "one/net.pt", "one/net.pt", *options]) == 0
+    assert "hold the same weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["net0.pt", "none.pt", "--task", "digits"], "none.pt: no such file"),
+        (["net0.pt", "bad.pt", "--task", "digits"], "bad.pt: it holds more than tensors"),
+        (
+            ["net0.pt", "net1.pt", "--task", "digits", "--set", "model=cnn"],
+            "net0.pt: not a network of task 'digits-cnn'",
+        ),
+        (["net0.pt", "net1.pt", "--task", "digts"], "did you mean 'digits'"),
+        (["net0.pt", "net1.pt", "--task", "digits", "--layers", "hiden.0"], "did you mean 'hidden.0'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(files, arguments, says, capsys):
+    torch.save(torch.nn.Linear(2, 2), files / "bad.pt")
+    assert call(["compare", *arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lrscope: ")]
+    assert says in lines[-1]
