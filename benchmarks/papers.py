@@ -1,33 +1,34 @@
-"""What papers state, run: writes docs/papers/ledger.json and the tables of the pages beside it.
+"""What papers state, run: writes docs/papers/ledger.json, the tables of the pages beside it, and their figures.
 
     python benchmarks/papers.py                                         # everything, 20 minutes of one core
     python benchmarks/papers.py li2019 kalra2024/gi-adam-boundary       # a paper, a claim
-    python benchmarks/papers.py --pages                                 # the pages from the ledger, no run
+    python benchmarks/papers.py --pages                                 # pages and figures again, no run
 
 Each claim runs with its own settings; its outcome joins those of earlier versions in the ledger as soon as it is
 there, in the place of one of the same commit. Outcomes that ``lrscope reproduce`` has left in its directory are
-taken from there.
+taken from there; curves are kept nowhere else, so a figure is drawn only of a claim that it knows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from lrscope.papers import PAPERS, Claim, claims
-from lrscope.papers.claim import Outcome
-from lrscope.papers.reproduce import ask, reproduce
+from lrscope.papers.claim import Outcome, draw
+from lrscope.papers.reproduce import ask, kept, reproduce
 from lrscope.records import environment
-from lrscope.reports.claims_words import condensed, measured
+from lrscope.reports.claims_figures import save_figure
+from lrscope.reports.claims_words import SURE, condensed, measured, prose, words
+from lrscope.reports.claims_words import seeds as seeds_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "papers"
-LEDGER = DOCS / "ledger.json"
+LEDGER, FIGURES = DOCS / "ledger.json", DOCS / "figures"
 BEGIN, END = "<!-- outcomes: written by benchmarks/papers.py -->\n", "<!-- end of outcomes -->\n"
 
 
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
                 record(news.outcome)
             elif news.error:
                 print(news.id, news.error, flush=True)
+    write_figures(options.names, options.out)
     write_pages()
     return 0
 
@@ -73,6 +75,20 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def write_figures(names: list[str], out: Path) -> None:
+    """Draw what ``out`` knows, and say of what it does not; committed figures of those stay."""
+    asked = ask(claims(*names).values())
+    known = kept(asked, out)
+    for outcome in known.values():
+        save_figure(outcome, draw, figure_of(outcome.id))
+    if missing := [one.claim.id for one in asked if one.claim.id not in known]:
+        print("not drawn, as not run by this code:", ", ".join(missing), flush=True)
+
+
+def figure_of(id: str) -> Path:
+    return FIGURES / f"{id.replace('/', '-')}.svg"
+
+
 def write_pages() -> None:
     for paper in PAPERS:
         page = DOCS / f"{paper}.md"
@@ -91,17 +107,16 @@ def rendered(paper: str) -> str:
         if found is None:
             lines.append(f"| {claim.name} | {claim.statement} | not run | | |")
             continue
-        row = (claim.statement, found["verdict"], _seeds(found), f"{found['seconds']:.0f}")
+        row = (claim.statement, found["verdict"], seeds_of(_outcome(id, found)), f"{found['seconds']:.0f}")
         lines.append(f"| [{claim.name}](#{_anchor(id)}) | " + " | ".join(row) + " |")
         sections += _section(id, claim, found)
     return "\n".join([*lines, "", *sections])
 
 
 def _section(id: str, claim: Claim, found: dict[str, Any]) -> list[str]:
-    known = {"source": "read in the paper or its code", "recalled": "recalled", "inferred": "follows from the paper"}
     lines = [f"({_anchor(id)})=", f"### {claim.name}", "", f"{claim.statement}. {found['verdict'].capitalize()}.", ""]
-    lines += [f"Where: {claim.where} ({known[claim.sure]}). {_code(claim)}.", ""]
-    lines += [_prose(claim.setting), "", "| criterion | holds |", "|---|---|"]
+    lines += [f"Where: {claim.where} ({SURE[claim.sure]}). Code: `{claim.code}`.", ""]
+    lines += [prose(claim.setting, "`{}`"), "", *_figure(id, claim), "| criterion | holds |", "|---|---|"]
     says = {True: "yes", False: "**no**", None: "open"}
     lines += [f"| {words} | {says[good]} |" for words, good in found["holds"].items()]
     lines += ["", *(f"- **{line.replace(': ', '**: ', 1)}" for line in measured(_outcome(id, found)).splitlines())]
@@ -109,9 +124,9 @@ def _section(id: str, claim: Claim, found: dict[str, Any]) -> list[str]:
         if name in found["shows"]:
             continue
         if isinstance(value, dict) and all(isinstance(v, dict) and "values" not in v for v in value.values()):
-            lines += [f"- {_words(name)}:", *(f"  - {_words(k)}: {condensed(v)}" for k, v in value.items())]
+            lines += [f"- {words(name)}:", *(f"  - {words(k)}: {condensed(v)}" for k, v in value.items())]
         else:
-            lines.append(f"- {_words(name)}: {condensed(value)}")
+            lines.append(f"- {words(name)}: {condensed(value)}")
     return [*lines, ""]
 
 
@@ -119,27 +134,13 @@ def _outcome(id: str, found: dict[str, Any]) -> Outcome:
     return Outcome.from_dict({"id": id, **found})
 
 
-def _code(claim: Claim) -> str:
-    """Where the code is that checks it."""
-    return f"Code: `{claim.measure.__module__}.{claim.measure.__qualname__}`"
-
-
-def _prose(docstring: str) -> str:
-    """Sphinx roles and double backquotes as Markdown has them."""
-    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", docstring).replace("``", "`")
+def _figure(id: str, claim: Claim) -> list[str]:
+    path = figure_of(id)
+    return [f"![{claim.statement}](figures/{path.name})", ""] if path.exists() else []
 
 
 def _anchor(id: str) -> str:
     return id.replace("/", "-").lower()
-
-
-def _seeds(found: dict[str, Any]) -> str:
-    seeds = found["settings"].get("seeds")
-    return "-" if seeds is None else str(seeds if isinstance(seeds, int) else len(seeds))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 if __name__ == "__main__":

@@ -116,13 +116,20 @@ class Claim:
         FIGURES[self.id] = draw
         return draw
 
-    def draw(self, outcome: Outcome, figure: Figure) -> None:
-        """Fill a figure with the numbers and curves of an outcome.
 
-        Raises:
-            KeyError: No figure is registered for this claim, or the outcome lacks curves that it draws.
-        """
-        FIGURES[self.id](replace(outcome, numbers=numeric(plain(outcome.numbers))), figure)
+def draw(outcome: Outcome, figure: Figure) -> None:
+    """Fill a matplotlib figure with the numbers and curves of an outcome, as its claim's figure says.
+
+    Raises:
+        KeyError: It lacks curves that are drawn.
+    """
+    known = replace(outcome, numbers=numeric(plain(outcome.numbers)))  # keys as strings, also of a fresh one
+    FIGURES.get(outcome.id, _undrawn)(known, figure)
+
+
+def _undrawn(outcome: Outcome, figure: Figure) -> None:
+    figure.set_figheight(0.6)
+    figure.text(0.01, 0.4, f"No figure is registered for {outcome.id}.")
 
 
 FIGURES: dict[str, Draw] = {}
@@ -189,4 +196,4 @@ __all__ = [
     "Sure",
     "Verdict",
 ]
-__all__ += ["beyond", "claim", "plain", "spread"]
+__all__ += ["beyond", "claim", "draw", "plain", "spread"]

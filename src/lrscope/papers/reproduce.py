@@ -111,6 +111,12 @@ def reproduce(
         yield from _side_by_side(groups, out)
 
 
+def kept(asked: Iterable[Asked], out: Path) -> dict[str, Outcome]:
+    """The outcomes that ``out`` knows already, by claim; nothing is run."""
+    found = {one.claim: _kept(out / one.file) for one in asked}
+    return {claim.id: claim.tell(outcome) for claim, outcome in found.items() if outcome is not None}
+
+
 def _side_by_side(groups: Mapping[str, Sequence[Asked]], out: Path) -> Iterator[News]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
@@ -201,12 +207,12 @@ def _kept(file: Path) -> Outcome | None:
 
 
 def _code(claim: Claim) -> str:
-    """Digest of the sources of the claim's paper, but for how its outcomes are drawn."""
+    """Digest of the sources of the claim's paper, but for what it says of itself and how outcomes are drawn."""
     module = sys.modules[claim.measure.__module__]
     package = module.__name__.split(".")[:3]
     root = Path(str(sys.modules[".".join(package)].__file__))
     files = sorted(root.parent.glob("*.py")) if root.name == "__init__.py" else [root]
-    files = [file for file in files if not file.name.startswith("figures")]
+    files = [file for file in files if not file.name.startswith(("figures", "__init__"))] or [root]
     return _digest("".join(file.read_text(encoding="utf-8") for file in files))
 
 

@@ -11,7 +11,7 @@ from lrscope.reports.claims_words import HOLDS, SURE, condensed, measured, prose
 from lrscope.reports.document import document
 from lrscope.reports.markup import Markup, table, tag
 
-WRAP = "display:inline-block;white-space:normal;min-width:{}rem"
+WRAP = "display:inline-block;vertical-align:top;white-space:normal;min-width:{}rem"
 """A cell of prose in a table whose cells do not break."""
 
 

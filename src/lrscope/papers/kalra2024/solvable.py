@@ -44,6 +44,8 @@ def _grows_from(model: Quadratic, steps: int) -> float:
         run = model.run(rates, steps)
         grew = ~(run.loss[-1] < run.loss[0])  # a run that left float64 is nan
         first = int(grew.int().argmax())
+        if first == 0:  # all of them grow, or none: the threshold is elsewhere
+            return math.nan
         low, high = float(rates[first - 1]), float(rates[first])
     return math.sqrt(low * high)
 

@@ -114,6 +114,17 @@ def clipping(outcome: Outcome, figure: Figure) -> None:
     legend(figure)
 
 
+@solvable.relative.figure
+def relative(outcome: Outcome, figure: Figure) -> None:
+    (ax,) = panels(figure, height=260)
+    for kind, (name, norm) in enumerate(outcome.curves.items()):
+        steps = [i * (outcome.settings["steps"]) / (len(norm) - 1) for i in range(len(norm))]
+        ax.plot(steps, norm, color=f"C{kind}", lw=(4.5, 1.3)[kind], label=name)
+    ax.set_xlabel("step, seed 0")
+    ax.set_ylabel("norm over that of the start")
+    legend(figure)
+
+
 @equilibrium.tapered.figure
 def tapered(outcome: Outcome, figure: Figure) -> None:
     left, right = panels(figure, 2)

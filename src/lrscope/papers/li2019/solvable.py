@@ -182,6 +182,40 @@ def clipping(steps: int = 20_000, dim: int = 200, seeds: Sequence[int] = (0, 1, 
     )
 
 
+@claim(
+    "li2019/clipping-is-relative",
+    "Relative clipping respects the rescaling: with it, too, only lr x weight decay matters",
+    where="arXiv 2202.00980, relative clipping, and Lemma 2.4",
+    sure="inferred",
+    shows=["largest_gap", "share_clipped"],
+)
+def relative(steps: int = 5000, dim: int = 200, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
+    """The walk of relative-clipping at C = 4, and the same from weights twice as large at 4 lr and decay / 4: norms
+    over that of the start, and angles per step.
+    """
+    lr, gaps, shares, curves = 0.1, [], [], {}
+    one, other = NormEquilibrium(0.01), NormEquilibrium(0.0025)
+    for seed in seeds:
+        options = {"dim": dim, "spikes": 0.005, "clip": 4.0, "seed": seed}
+        walks = [one.simulate(lr, steps, norm=1.0, **options), other.simulate(4 * lr, steps, norm=2.0, **options)]
+        norms = [walk.norm / walk.norm[0] for walk in walks]
+        gaps.append(max(float((a - b).abs().max()) for a, b in (norms, [walk.angle for walk in walks])))
+        shares.append([walk.clipped for walk in walks])
+        if seed == seeds[0]:
+            curves = {
+                "lr 0.1, wd 0.01": norms[0].tolist(),
+                "lr 0.4, wd 0.0025, from twice the norm": norms[1].tolist(),
+            }
+    return (
+        {"largest_gap": gaps, "share_clipped": shares},
+        {
+            "identical bit for bit": max(gaps) == 0.0,
+            "some steps are clipped": min(min(pair) for pair in shares) > 0,
+        },
+        curves,
+    )
+
+
 def _descend(begin: tuple[float, float], lr: float, decay: float, steps: int) -> Tensor:
     """Losses of gradient descent by autograd, ``(T+1,)``."""
     theta, losses = torch.tensor(begin, dtype=torch.float64, requires_grad=True), []
