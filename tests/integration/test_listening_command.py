@@ -80,6 +80,36 @@ def test_an_auto_ensemble_leaves_its_members_and_says_how_good_they_are(where, c
     assert len(members) >= 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "auto_ensemble(low=0.001, high=0.1, members=3, window=3, distance=0.1%)",
+        "catapult_warmup(target=0.3, over=2, share=10%) * cosine(to=0)",
+        "gen(start=0.01, every=7) * cosine(to=0)",
+        "two_phase(large=0.1, small=0.01, window=5, patience=1, improvement=50%)",
+    ],
+)
+def test_stopped_and_started_again_is_never_stopped(where, text, monkeypatch):
+    from lrscope.cli import progress
+
+    assert train(text, "--optimizer", "sgd", "--out", "whole") == 0
+    calls, check = iter(range(10_000)), progress.Stop.check
+
+    def interrupted(self):
+        if next(calls) == 33:
+            raise KeyboardInterrupt
+        check(self)
+
+    monkeypatch.setattr(progress.Stop, "check", interrupted)
+    assert train(text, "--optimizer", "sgd", "--out", "parts") == 130
+    assert train(text, "--optimizer", "sgd", "--out", "parts") == 0
+    whole, parts = (Run.read(where / name / "runs" / "planned.jsonl") for name in ("whole", "parts"))
+    assert any(event.kind == "resumed" for event in parts.events)
+    assert parts.rows == whole.rows
+    names = [sorted(p.name for p in (where / name).glob("members/*.pt")) for name in ("whole", "parts")]
+    assert names[0] == names[1]
+
+
 def test_a_schedule_that_listens_is_read_from_a_file(where):
     from lrscope.schedules import Plateau
 
@@ -93,7 +123,10 @@ def test_a_schedule_that_listens_is_read_from_a_file(where):
     ("text", "message"),
     [
         ("catapult_warmup(target=1) > cosine(to=0)", "catapult_warmup(...) * cosine(to=0)"),
-        ("plateau(metric=val)", "listens to 'val', which this training never reports; allowed: distance, eval_loss, loss"),
+        (
+            "plateau(metric=val)",
+            "listens to 'val', which this training never reports; allowed: distance, eval_loss, loss",
+        ),
         ("plateau(patience=-1)", "patience must be a whole number"),
     ],
 )
