@@ -33,9 +33,11 @@ from lrscope.sweeps.phases import boundary, ridge, summary
 HERE = Path(__file__).parent
 PAGE = HERE / "phase_diagrams.md"
 RESULTS = HERE.parent / "benchmarks" / "results" / "phase_diagrams.json"
+GRID = RESULTS.parent / "grid_topics_sgd.jsonl"
 COMMANDS = {
     "digits": "lrscope sweep digits --lr 2^-9:2^3 --warmup 0,2%,5%,10%,20%,33%,60% --seeds 3 --steps 300",
-    "topics": "lrscope sweep topics --set size=tiny --set batch_size=8 --set context=32 "
+    "topics": "lrscope sweep topics --lr 2^-2:2^1 --warmup 0,5%,33% --decay linear --seeds 3 --steps 400",
+    "topics-tiny": "lrscope sweep topics --set size=tiny --set batch_size=8 --set context=32 "
     "--lr 2^-4:2^2 --warmup 0,5%,33% --decay linear --seeds 3 --steps 300",
     "fcn": "lrscope sweep lrscope.papers.kalra2024.networks:full_batch --axis start=sp,mup "
     "--optimizer 'sgd(momentum=0)' --lr 2^-3:2^9 --warmup 1,16,64,256 --seeds 3 --steps 400",
@@ -71,8 +73,7 @@ def _short(value: Any) -> Any:
 def pictures(tables: dict[str, Table]) -> None:
     if "digits" in tables:
         save(draw_phase(tables["digits"], value="eval_loss"), "phase_digits")
-    if "topics" in tables:
-        save(draw_phase(tables["topics"]), "phase_topics")
+    save(draw_phase(dense_grid(), value="eval_loss"), "phase_topics")
     if "fcn" in tables:
         words = {"sp": "standard", "mup": "muP"}
         renamed = Table.of({**r, "start": words[r["start"]]} for r in tables["fcn"].rows())
@@ -80,6 +81,22 @@ def pictures(tables: dict[str, Table]) -> None:
         save(draw_phase(renamed, over="start", bar=DEAD, theory={"2 / sharpness at the start": limit}), "phase_fcn")
     if "width" in tables:
         save(draw_phase(tables["width"], y="width", over="parameterization"), "phase_width")
+
+
+def dense_grid() -> Table:
+    """The grid of benchmarks/plan_vs_grid.py: the same GPT, optimizer, shape and length over more rates."""
+    rows = map(json.loads, GRID.read_text(encoding="utf-8").splitlines())
+    kept = [row for row in rows if row.get("horizon") == 400]
+    return Table.of(
+        {
+            **{name: row[name] for name in ("lr", "warmup_steps", "seed", "status", "diverged_at")},
+            "warmup": f"{100 * row['warmup_frac']:g}%",
+            "first_loss": row["question"]["first_loss"],
+            "eval_loss": row["score"],
+            "final_loss": row["score"],
+        }
+        for row in kept
+    )
 
 
 def start_sharpness(seeds: Iterable[int] = (0, 1, 2)) -> dict[str, list[float]]:
@@ -97,12 +114,16 @@ def save(drawn: Any, name: str) -> None:
 
 
 def tables_of(tables: dict[str, Table]) -> dict[str, str]:
-    found = {}
+    found = {
+        "topics-grid": said(summary(dense_grid(), value="eval_loss")) + "\n\n" + limits(dense_grid(), ["warmup"])
+    }
     if "digits" in tables:
         found["digits"] = said(summary(tables["digits"], value="eval_loss"))
         found["adaptive"] = replay(tables["digits"])
     if "topics" in tables:
-        found["topics"] = said(summary(tables["topics"])) + "\n\n" + limits(tables["topics"], ["warmup"])
+        found["topics"] = limits(tables["topics"], ["warmup"])
+    if "topics-tiny" in tables:
+        found["topics-tiny"] = limits(tables["topics-tiny"], ["warmup"])
     if "fcn" in tables:
         found["fcn"] = limits(tables["fcn"], ["start", "warmup"], bar=DEAD) + "\n\n" + criteria(tables["fcn"])
     if "width" in tables:

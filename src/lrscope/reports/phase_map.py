@@ -37,7 +37,7 @@ def draw(
         ran = [(s.x, at) for at, row in rows for s in row]
         (dots,) = ax.plot(*zip(*ran, strict=True), ".", color=colour("ink"), ms=2.2, zorder=3)
         keys["runs"] = dots
-    if with_contours and not look.words and len(rows) > 2:
+    if with_contours and not look.words and len(rows) > 3:
         marks.contours(ax, rows, look)
     keys |= marks.limit(ax, part, look, edges)
     if not look.words:
