@@ -89,12 +89,12 @@ def mlp(seed: int, *, depth: int = 2, width: int = 64, spread: float = 1.0) -> n
 def cnn(seed: int) -> nn.Module:  # noqa: ARG001 - the generator is seeded
     """Three convolutions of 16, 32, 32 channels, each with batch normalisation, then a stack 128-64-64-10.
 
-    The first two end in a pooling, so the stack sees 32 maps of 2 x 2.
+    The last two end in a pooling, so the stack sees 32 maps of 2 x 2.
     """
     layers: list[nn.Module] = [nn.Unflatten(1, (1, 8, 8))]
     for i, (a, b) in enumerate(pairwise((1, 16, 32, 32))):
         layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if i < 2 else []
+        layers += [nn.MaxPool2d(2)] if i > 0 else []
     stack = [nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)]
     return initialised(nn.Sequential(*layers, nn.Flatten(), *stack))
 

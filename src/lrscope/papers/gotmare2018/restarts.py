@@ -184,8 +184,8 @@ def shallow_layers_stay(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Hold
 )
 def convolutional(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     """Three convolutions with batch normalisation and a stack of three layers; data as in restart-barriers, cosine
-    cycles of 2, 4, 8, 16 epochs from 0.1. Statistics are recomputed at every point. The chain joins the last two minima
-    and is trained for 20 epochs.
+    cycles of 2, 4, 8, 16 epochs from 0.1. Statistics are recomputed at every point. The chain joins the last two
+    minima and is trained for 20 epochs.
     """
     which = task(cnn, name="restarts-cnn", **MEMORIZING)
     roles: tuple[Role, ...] = ("restarts",)
