@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -11,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrscope.errors import MeasurementError
 from lrscope.landscape.barriers import along, check_count
-from lrscope.landscape.path import Kind, Path, combined
+from lrscope.landscape.path import Kind, Path, combined, weights
 from lrscope.landscape.points import Point
 from lrscope.landscape.profile import Barrier, Profile
 from lrscope.landscape.surface import OnProgress, Surface, Target
@@ -218,60 +218,91 @@ def _train(
     seed: int,
     on_progress: OnProgress | None,
 ) -> tuple[Path, np.ndarray, np.ndarray]:
-    first, last = path.points[0], path.points[-1]
-    bends = torch.stack(path.points[1:-1])
-    bends.requires_grad_()
-    rule = spec.build([bends], lr)
+    controls = torch.stack(path.points)
+    # Views, by parameter, which fits into the cache where a vector does not; points are made of what the rule updates.
+    bends = [piece.requires_grad_() for piece in controls[1:-1].split(surface.layout.sizes, dim=1)]
+    rule = spec.build(bends, lr)
     ts = np.random.default_rng(seed).random(steps)
-    table = replace(path, points=(first, *bends.detach(), last))  # the bends are views, which move with the updates
-    points = table.at(ts)
+    table = weights(path.kind, ts, len(controls))
+    on_device = torch.from_numpy(table).to(controls)
     losses = np.full(steps, np.nan)
-    stream = surface.stream(seed)
-    held = {name: t.clone() for name, t in surface.rest.items()}  # BatchNorm moves its statistics, for nothing
-    functional = surface.functional()
-    with surface.training(seed), torch.enable_grad():
+    stream, walker = surface.stream(seed), _Walker(surface, controls.dtype)
+
+    def walk() -> int:
+        """Steps made, the last of which may have found no finite loss."""
         for step in range(steps):
-            leaf = points[step].requires_grad_()
-            loss, grad = _gradient(functional, leaf, surface, held, next(stream))
-            losses[step] = loss
-            if not math.isfinite(loss):
-                return _fixed(table), losses[: step + 1], ts[: step + 1]
-            with torch.no_grad():
-                grad = grad.to(bends.dtype)
-                if weight_decay:
-                    grad = grad.add(leaf, alpha=weight_decay)
-                shares = torch.as_tensor(points.weights[step, 1:-1], dtype=bends.dtype, device=bends.device)
-                bends.grad = torch.outer(shares, grad)
+            walker.go(controls.detach(), on_device[step])
+            losses[step] = walker.pull(bends, table[step, 1:-1].tolist(), weight_decay, next(stream))
+            if not math.isfinite(losses[step]):
+                return step + 1
             rule.param_groups[0]["lr"] = lr * lr_factor(step / steps)
             rule.step()
             if on_progress is not None:
                 on_progress(step + 1, steps)
-    return _fixed(table), losses, ts
+        return steps
+
+    buffers = {name: t.clone() for name, t in surface.rest.items()}  # BatchNorm moves its statistics, for nothing
+    with surface.training(seed):
+        made = surface.functional().holding(walker.leaves, buffers, walk)
+    return replace(path, points=tuple(p.detach().clone() for p in controls)), losses[:made], ts[:made]
 
 
-def _fixed(path: Path) -> Path:
-    return replace(path, points=tuple(p.clone() for p in path.points))
+class _Walker:
+    """The network, going from one point of the curve to the next.
 
+    Attributes:
+        leaves: The network's parameters, for it to hold: pieces of one vector that is written anew at each step.
+    """
 
-def _gradient(
-    functional: Any, leaf: Tensor, surface: Surface, held: dict[str, Tensor], batch: Any
-) -> tuple[float, Tensor]:
-    """Loss of one batch and its gradient at ``leaf``, forward and backward while the model holds it."""
+    def __init__(self, surface: Surface, dtype: torch.dtype) -> None:
+        self.surface = surface
+        like = surface.model.get_parameter(surface.layout.names[0])
+        self._point = torch.empty(surface.layout.size, dtype=dtype, device=like.device)
+        self._theta = self._point if dtype == like.dtype else self._point.to(like.dtype)
+        pieces = surface.layout.unflatten(self._theta)
+        self.leaves = {name: piece.detach().requires_grad_() for name, piece in pieces.items()}
 
-    def do() -> tuple[float, Tensor]:
-        loss = surface.loss(batch)
-        try:
-            return float(loss.detach()), derivative(loss, leaf)
-        except RuntimeError as error:
-            if "use_reentrant" not in str(error):
-                raise
-        loss = surface.loss(batch)  # reentrant checkpointing knows backward() alone, and the graph is used up
-        loss.backward()
-        if leaf.grad is None:
-            raise MeasurementError("loss_fn: no gradient reaches the parameters through the reentrant checkpoint")
-        return float(loss.detach()), leaf.grad
+    def go(self, controls: Tensor, shares: Tensor) -> None:
+        """Stand at ``shares @ controls``."""
+        torch.mv(controls.T, shares, out=self._point)
+        if self._theta is not self._point:
+            self._theta.copy_(self._point)
 
-    return functional.holding(surface.layout.unflatten(leaf), held, do)
+    def pull(self, bends: list[Tensor], shares: list[float], weight_decay: float, batch: Any) -> float:
+        """Loss of one batch here; its gradient, and the L2 term's, is passed on to the bends by their shares."""
+        # With one bend the loss is scaled before it is differentiated: a pass less over the gradient.
+        scale = shares[0] if len(shares) == 1 else 1.0
+        with torch.enable_grad():
+            loss = self.surface.loss(batch)
+            grads = self._derivatives(loss, scale, batch)
+        thetas = self._point.split(self.surface.layout.sizes)
+        for bend, theta, grad in zip(bends, thetas, grads, strict=True):
+            flat = torch.zeros_like(theta) if grad is None else grad.reshape(-1)
+            flat = torch.add(flat, theta, alpha=scale * weight_decay)
+            bend.grad = flat[None] if len(shares) == 1 else torch.outer(flat.new_tensor(shares), flat)
+        return float(loss.detach())
+
+    def _derivatives(self, loss: Tensor, scale: float, batch: Any) -> Sequence[Tensor | None]:
+        leaves = list(self.leaves.values())
+        found: Sequence[Tensor | None] = [None]
+        if loss.requires_grad:
+            try:
+                found = torch.autograd.grad(loss, leaves, torch.full_like(loss, scale), allow_unused=True)
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                found = self._reentrant(leaves, scale, batch)
+        if all(grad is None for grad in found):
+            derivative(loss, leaves[0])  # which says so
+        return found
+
+    def _reentrant(self, leaves: list[Tensor], scale: float, batch: Any) -> list[Tensor | None]:
+        """Reentrant checkpointing knows nothing but ``backward()``; the failed attempt has used up the graph."""
+        (scale * self.surface.loss(batch)).backward()
+        found = [leaf.grad for leaf in leaves]
+        for leaf in leaves:
+            leaf.grad = None
+        return found
 
 
 def _certificate(surface: Surface, path: Path, num_points: int, of: str) -> Barrier:
