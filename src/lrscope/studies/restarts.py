@@ -162,7 +162,7 @@ def restarts(
     References:
         Gotmare, Keskar, Xiong, Socher, 2018, arXiv 1810.13243, section on restarts; the control is ours.
     """
-    _check(period, cycles, mult, first, roles)
+    _check(period, cycles, mult, first, roles, curve)
     check_measure(measure)
     spec = OptimizerSpec.parse(optimizer)
     minima = list(itertools.accumulate(period * mult**i for i in range(cycles)))
@@ -251,12 +251,14 @@ def _state(states: Mapping[int, State], step: int, run: Run) -> State:
     return states[step]
 
 
-def _check(period: Any, cycles: Any, mult: Any, first: Any, roles: Sequence[Role]) -> None:
+def _check(period: Any, cycles: Any, mult: Any, first: Any, roles: Sequence[Role], curve: Any) -> None:
     for name, value, least in (("period", period, 2), ("cycles", cycles, 2), ("mult", mult, 1), ("first", first, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     if cycles - first < 2:
         raise ValueError(f"first: of {cycles} minima those from {first} on leave none to join; at most {cycles - 2}")
+    if curve not in ("chain", "bezier", None):
+        raise ValueError(f"curve: expected 'chain', 'bezier' or None, got {curve!r}")
     known = ("restarts", "same epochs", "around drops")
     if not roles or any(role not in known for role in roles):
         raise ValueError(f"roles: expected some of {', '.join(map(repr, known))}, got {roles!r}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Run
 from lrscope.schedules import Constant, Join, Schedule
 from lrscope.tasks import Task
@@ -84,7 +85,8 @@ def trained(
     lines = None if out is None else out / f"{name}.jsonl"
     if lines is not None and lines.exists():
         before = Run.read(lines)
-        asked = {"schedule": schedule.to_spec(), "steps": steps, "seed": seed, "task": task.name}
+        rule = optimizer if callable(optimizer) else OptimizerSpec.parse(optimizer).to_spec()
+        asked = {"schedule": schedule.to_spec(), "steps": steps, "seed": seed, "task": task.name, "optimizer": rule}
         same = all(before.config.get(k) == v for k, v in asked.items())
         if same and before.status in ("finished", "diverged") and before.config.get("frozen") == _plain(frozen):
             return before, keep.states
