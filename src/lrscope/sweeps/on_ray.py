@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -61,8 +62,9 @@ class Ray:
     def _connect(self, ray: Any) -> None:
         env = {"env_vars": {WORKER: "1"}, **(self.runtime_env or {})}
         try:
+            _knock(self.address)
             ray.init(address=self.address, runtime_env=env, include_dashboard=False, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise MeasurementError(f"engine: no Ray at {self.address or 'this machine'} ({said})") from error
 
@@ -142,6 +144,13 @@ def _ray() -> Any:
     except ImportError as error:
         raise MissingExtraError("engine: 'ray' needs Ray; pip install 'lrscope[ray]'") from error
     return ray
+
+
+def _knock(address: str | None) -> None:
+    """Raise at once where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _error(error: Any) -> Exception:

@@ -56,7 +56,8 @@ class SweepTable(Table):
         return Plots(self)
 
     def where(self, keep: Callable[[dict[str, Any]], bool] | None = None, /, **equal: Any) -> SweepTable:
-        return SweepTable(super().where(keep, **equal).columns)
+        kept = super().where(keep, **equal)
+        return SweepTable({name: kept.columns.get(name, []) for name in self.columns})  # also where no row is left
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> SweepTable:
