@@ -9,7 +9,7 @@ from typing import Any
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.checks import number, short, whole
-from lrscope.schedules.feedback import FeedbackSchedule, State
+from lrscope.schedules.feedback import FeedbackSchedule, State, heard
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,10 @@ class AutoEnsemble(FeedbackSchedule, kind="auto_ensemble"):
                 "scheduler.observe(loss=...) and scheduler.observe(distance=...) before each update"
             )
         if "loss" in observed:
-            state = self._climb(state) if state["rising"] else self._descend(state, step, float(observed["loss"]))
-        if state["rising"] and "distance" in observed and float(observed["distance"]) > self.distance:
+            state = (
+                self._climb(state) if state["rising"] else self._descend(state, step, heard(self, observed, "loss"))
+            )
+        if state["rising"] and "distance" in observed and heard(self, observed, "distance") > self.distance:
             state = state | {"rising": False, "since": 0}
         return state
 

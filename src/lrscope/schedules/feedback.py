@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.base import Schedule
-from lrscope.schedules.checks import number, short
+from lrscope.schedules.checks import did_you_mean, number, short
 from lrscope.schedules.shapes import Constant
 
 State = dict[str, Any]
@@ -204,6 +204,23 @@ class Scaled(FeedbackSchedule, kind="scaled"):
         unit: float,
     ) -> Mapping[str, float]:
         return self.feedback.measure(state, step, observed, objective, optimizer, unit * self.factor(step))
+
+
+def heard(schedule: FeedbackSchedule, observed: Mapping[str, Any], name: str) -> float:
+    """What ``schedule`` was told under ``name``; NaN and infinity are numbers too, of a run that diverges.
+
+    Raises:
+        ScheduleError: It was not told, or something that is no number.
+    """
+    who = type(schedule).__name__
+    if name not in observed:
+        hint = did_you_mean(name, observed)
+        raise ScheduleError(f"{who}: {short(name)} was not observed; {hint}; call scheduler.observe({name}=...)")
+    value = observed[name]
+    try:
+        return float(value.detach() if hasattr(value, "detach") else value)  # torch warns of a loss with a graph
+    except (TypeError, ValueError, RuntimeError):
+        raise ScheduleError(f"{who}: {name} must be a number, got {short(value)}") from None
 
 
 def listening_kinds() -> Mapping[str, type[FeedbackSchedule]]:

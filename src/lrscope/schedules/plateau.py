@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.checks import did_you_mean, number, short, whole
-from lrscope.schedules.feedback import FeedbackSchedule, State
+from lrscope.schedules.feedback import FeedbackSchedule, State, heard
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,7 @@ class Plateau(FeedbackSchedule, kind="plateau"):
 
     def update(self, state: State, step: int, observed: Mapping[str, float]) -> State:
         del step
-        if self.metric not in observed:
-            raise ScheduleError(
-                f"Plateau: {short(self.metric)} was not observed; {did_you_mean(self.metric, observed)}; "
-                f"call scheduler.observe({self.metric}=...)"
-            )
-        seen = _observed(self.metric, observed[self.metric])
+        seen = heard(self, observed, self.metric)
         value, best, bad, wait = state["value"], state["best"], state["bad"], state["cooldown"]
         best, bad = (seen, 0) if self._better(seen, best) else (best, bad + 1)
         if wait > 0:
@@ -91,11 +85,3 @@ class Plateau(FeedbackSchedule, kind="plateau"):
         if not self.relative:
             return seen < best - self.threshold if self.mode == "min" else seen > best + self.threshold
         return seen < best * (1 - self.threshold) if self.mode == "min" else seen > best * (1 + self.threshold)
-
-
-def _observed(name: str, value: Any) -> float:
-    """A metric as a float, which may be NaN or infinite: a run that diverges reports so."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ScheduleError(f"Plateau: {name} must be a number, got {short(value)}") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from lrscope.errors import ScheduleError
 from lrscope.schedules.checks import did_you_mean, number, short, whole
-from lrscope.schedules.feedback import FeedbackSchedule, State
+from lrscope.schedules.feedback import FeedbackSchedule, State, heard
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,10 @@ class TwoPhase(FeedbackSchedule, kind="two_phase"):
     def update(self, state: State, step: int, observed: Mapping[str, float]) -> State:
         if self.switch != "plateau":
             return state
-        if self.metric not in observed:
-            raise ScheduleError(
-                f"TwoPhase: {short(self.metric)} was not observed; {did_you_mean(self.metric, observed)}; "
-                f"call scheduler.observe({self.metric}=...)"
-            )
+        seen = heard(self, observed, self.metric)
         if state["switch_at"] is not None:
             return state
-        window = [*state["window"], float(observed[self.metric])]
+        window = [*state["window"], seen]
         if len(window) < self.window:
             return state | {"window": window}
         # What is not finite is no improvement; a plain median of it would depend on the order.

@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from lrscope.errors import LrscopeWarning, MeasurementError, ScheduleError
 from lrscope.objective import Objective
 from lrscope.schedules import FeedbackSchedule
 from lrscope.schedules.checks import number, whole
-from lrscope.schedules.feedback import State
+from lrscope.schedules.feedback import State, heard
 from lrscope.stability.built_up import built_up
 from lrscope.stability.critical_warmup import FALLBACK
 from lrscope.stability.jump import find_jump
@@ -116,7 +114,7 @@ class CatapultWarmup(FeedbackSchedule, kind="catapult_warmup"):
     def update(self, state: State, step: int, observed: Mapping[str, float]) -> State:
         if self.is_done(state):
             return state
-        loss = self._loss(observed)
+        loss = heard(self, observed, "loss")
         if not math.isfinite(loss):
             return state  # says nothing about the learning rate; a run that diverges is somebody else's matter
         total, count = state["sum"] + loss, state["count"] + 1
@@ -148,7 +146,7 @@ class CatapultWarmup(FeedbackSchedule, kind="catapult_warmup"):
         optimizer: Any,
         unit: float,
     ) -> Mapping[str, float]:
-        loss = self._loss(observed)
+        loss = heard(self, observed, "loss")
         if self.is_done(state) or not math.isfinite(loss) or not self._is_due(state, loss) or unit <= 0:
             return {}
         unit /= built_up(optimizer, step) * self.share
@@ -188,9 +186,3 @@ class CatapultWarmup(FeedbackSchedule, kind="catapult_warmup"):
             return True
         count = state["count"] + 1
         return count >= self.over and (state["sum"] + loss) / count < state["reference"]
-
-    def _loss(self, observed: Mapping[str, float]) -> float:
-        if "loss" not in observed:
-            raise ScheduleError("CatapultWarmup: 'loss' was not observed; call scheduler.observe(loss=...)")
-        loss = observed["loss"]
-        return float(loss.detach() if isinstance(loss, Tensor) else loss)

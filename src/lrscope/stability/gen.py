@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from lrscope.errors import MeasurementError, ScheduleError
 from lrscope.objective import Objective
@@ -16,7 +15,7 @@ from lrscope.optimizers.clock import innermost
 from lrscope.optimizers.clone import NextStep
 from lrscope.schedules import Constant, FeedbackSchedule, Schedule
 from lrscope.schedules.checks import MAX_VALUE, number, whole
-from lrscope.schedules.feedback import State
+from lrscope.schedules.feedback import State, heard
 from lrscope.stability.jump import ready_gradient
 
 _ONE = Constant(1.0)
@@ -223,12 +222,10 @@ class GeN(FeedbackSchedule, kind="gen"):
 
     def _is_due(self, state: State, step: int, observed: Mapping[str, float]) -> bool:
         """Whether to measure; a batch whose loss is not finite says nothing about the learning rate."""
-        if "loss" not in observed:
-            raise ScheduleError("GeN: 'loss' was not observed; call scheduler.observe(loss=...)")
+        loss = heard(self, observed, "loss")
         if step % self.every != 0 or step == state["measured_at"]:
             return False
-        loss = observed["loss"]
-        return math.isfinite(float(loss.detach() if isinstance(loss, Tensor) else loss))
+        return math.isfinite(loss)
 
 
 def fit_along_step(

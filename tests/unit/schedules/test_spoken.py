@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,6 +162,26 @@ def test_a_kind_of_ones_own_is_read_and_belongs_to_one_class():
     assert parse("halving_of_the_tests(every=1 epochs)", RUN, listening=True) == Halving(20)
     with pytest.raises(ScheduleError, match="kind 'plateau' already belongs to Plateau"):
         type("Other", (FeedbackSchedule,), {}, kind="plateau")
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [lrs.Plateau(), lrs.TwoPhase(1.0, 0.1), lrs.AutoEnsemble(0.1, 1.0), CatapultWarmup(), GeN(0.1)],
+    ids=lambda s: s.kind,
+)
+def test_all_hear_a_loss_with_its_graph_and_refuse_what_is_no_number(schedule):
+    loss = torch.ones((), requires_grad=True) * 2
+    seen = {"critical_lr": 0.1, "best_lr": 0.1, "curvature": 1.0, "forwards": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = schedule.update(schedule.init(), 0, {"loss": loss, **seen})
+    assert state == schedule.update(schedule.init(), 0, {"loss": 2.0, **seen})
+    for wrong in ("low", None, torch.ones(2)):
+        with pytest.raises(ScheduleError, match=f"{type(schedule).__name__}: loss must be a number"):
+            schedule.update(schedule.init(), 0, {"loss": wrong})
+    if not isinstance(schedule, lrs.AutoEnsemble):  # which may also be told the distance alone
+        with pytest.raises(ScheduleError, match="'loss' was not observed; .*call scheduler.observe\\(loss=...\\)"):
+            schedule.update(schedule.init(), 0, {"los": 2.0})
 
 
 def test_those_that_measure_say_where_they_live_without_torch():
