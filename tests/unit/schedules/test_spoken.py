@@ -180,7 +180,7 @@ def test_all_hear_a_loss_with_its_graph_and_refuse_what_is_no_number(schedule):
         with pytest.raises(ScheduleError, match=f"{type(schedule).__name__}: loss must be a number"):
             schedule.update(schedule.init(), 0, {"loss": wrong})
     if not isinstance(schedule, lrs.AutoEnsemble):  # which may also be told the distance alone
-        with pytest.raises(ScheduleError, match="'loss' was not observed; .*call scheduler.observe\\(loss=...\\)"):
+        with pytest.raises(ScheduleError, match=r"'loss' was not observed; .*call scheduler.observe\(loss=...\)"):
             schedule.update(schedule.init(), 0, {"los": 2.0})
 
 
