@@ -15,9 +15,9 @@ from lrscope.studies.runs import trained, with_drops
 from lrscope.studies.warmup import FROZEN, WITH, WITHOUT
 
 BATCH, STEPS, WARMUP = 250, 300, 60
-LR = 1.0
-"""The fact sheet's. It is also, of 1.0, 1.15 and 1.3, the largest at which training with warmup came to 0.95 or more
-on six other seeds: the statement needs a rate that warmup can bear."""
+LR = 0.85
+"""Searched for on other seeds, before the runs of the claims, since the statement is about rates that only warmup bears:
+of 0.7, 0.85 and 1.0 the largest at which training with warmup came to 0.95 or more on all of them."""
 OPTIMIZER = "sgd(momentum=0)"
 
 
@@ -60,7 +60,7 @@ def _accuracy(name: str, seeds: Sequence[int]) -> list[float]:
 )
 def warmup_rescues(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     """Three convolutions with batch normalisation and a stack of three layers, batches of 250 of 1,000 images, plain
-    SGD, 300 steps at 1.0 with drops at 50 and 75 %, warmup over 60 of them or none.
+    SGD, 300 steps at 0.85 with drops at 50 and 75 %, warmup over 60 of them or none.
     """
     found = {name: _accuracy(name, seeds) for name in (WITH, WITHOUT)}
     return {"accuracy": {name: spread(values) for name, values in found.items()}}, {
