@@ -155,6 +155,10 @@ def catapult_sentence(run: Run, warmup_steps: int | None = None) -> str | None:
     if run.status == "diverged" and unjudged(run) is None:
         before = f" after {plural(len(found), 'catapult')}" if found else ""
         return f"The loss diverged at step {count(stopped_at(run))}{before} and did not come back."
+    jumps = sum(event.kind == "jump" for event in run.events)
+    if not found and jumps:  # nobody measured the sharpness, which alone could tell
+        often = "once" if jumps == 1 else f"{count(jumps)} times"
+        return f"The loss jumped {often} and came back at once: bad batches or a very fast catapult."
     if not found and "sharpness" not in run.columns:
         return None
     if not found:
