@@ -16,8 +16,8 @@ from lrscope.studies.warmup import FROZEN, WITH, WITHOUT
 
 BATCH, STEPS, WARMUP = 250, 300, 60
 LR = 0.85
-"""Searched for on other seeds, before the runs of the claims, since the statement is about rates that only warmup bears:
-of 0.7, 0.85 and 1.0 the largest at which training with warmup came to 0.95 or more on all of them."""
+"""Searched for on other seeds, before the runs of the claims, since the statement is about rates that only warmup
+bears: with it four of four came to 0.96 or more at this rate, and one of two failed at 1.0."""
 OPTIMIZER = "sgd(momentum=0)"
 
 
