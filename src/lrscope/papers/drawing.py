@@ -156,10 +156,12 @@ LEVELS = (0.95, 0.9, 0.75, 0.5, 0.2)
 """Accuracies at which the shade of a map changes."""
 
 
-def accuracy_map(ax: Axes, rows: Mapping[str, Sequence[Sequence[float]]], peaks: Sequence[float]) -> None:
+def accuracy_map(
+    ax: Axes, rows: Mapping[str, Sequence[Sequence[float]]], peaks: Sequence[float], *, outlined: bool = True
+) -> None:
     """Mean accuracy over seeds in percent, a row per way to train and a column per peak learning rate.
 
-    Outlined is the largest peak of each row whose mean is above 90 %.
+    Outlined is the largest peak of each row whose mean is above 90 %, if asked for.
     """
     from matplotlib.patches import Rectangle
 
@@ -171,7 +173,7 @@ def accuracy_map(ax: Axes, rows: Mapping[str, Sequence[Sequence[float]]], peaks:
             tone = "C11" if level < 2 else "C12"
             ax.text(x, y, f"{100 * mean:.0f}", ha="center", va="center", color=tone, fontsize=10.5)
         good = [x for x, mean in enumerate(means) if mean > 0.9]
-        if good:
+        if good and outlined:
             ax.add_patch(Rectangle((good[-1] - 0.48, y - 0.47), 0.96, 0.94, fc="none", ec=ink(), lw=2.0))
     names(ax, [f"{peak:g}" for peak in peaks])
     names(ax, list(rows), "y")
@@ -181,4 +183,4 @@ def accuracy_map(ax: Axes, rows: Mapping[str, Sequence[Sequence[float]]], peaks:
     for side in ax.spines.values():
         side.set_visible(False)
     ax.set_xlabel("peak learning rate")
-    ax.set_title("Test accuracy in %; outlined: the largest peak above 90 %")
+    ax.set_title("Test accuracy in %" + ("; outlined: the largest peak above 90 %" if outlined else ""))

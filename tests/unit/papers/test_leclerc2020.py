@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
-from lrscope.papers import claims, leclerc2020
+from lrscope.papers import claims
+from lrscope.papers.leclerc2020 import networks as leclerc2020
+from lrscope.papers.leclerc2020 import regimes
 
 NOT_REPRODUCED = {
     # Momentum 0.9 leaves few rates whose loss never rises in 80 steps; at seed 1 the best of them gains 2.0-fold.
@@ -79,8 +81,8 @@ def test_rises_forgive_rounding_alone():
 def test_a_small_version_of_the_regime_sweep():
     outcome = claims("leclerc2020/gradient-turns")["leclerc2020/gradient-turns"]
     assert outcome.paper == "leclerc2020"
-    small = leclerc2020._probed("MLP", 0.5, 0.005, 0)
-    large = leclerc2020._probed("MLP", 0.5, 1.0, 0)
+    small = regimes._probed("MLP", 0.5, 0.005, 0)
+    large = regimes._probed("MLP", 0.5, 1.0, 0)
     assert small.batch_cosine > 0.95 > 0.4 > large.batch_cosine
     assert small.full_cosine > large.full_cosine
     assert small.rises < large.rises

@@ -7,10 +7,14 @@ import signal
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
+import report_html
 from lrscope.cli.app import call
+from lrscope.cli.reproduce import Board
 from lrscope.papers import Claim, claims, reproduce
-from lrscope.papers.reproduce import ask
+from lrscope.papers.ledger import differences
+from lrscope.papers.reproduce import News, ask
 from lrscope.papers.reproduce import reproduce as run
 
 FAST = ["kalra2024/sign-rule", "lewkowycz2020/catapult-time"]
@@ -92,17 +96,81 @@ def test_the_command_prints_a_table_and_says_what_is_unusual(tmp_path, capsys):
     assert call(["reproduce", FAST[1], UNLIKE, "--out", str(tmp_path), "--engine", "serial"]) == 0
     said = capsys.readouterr().out
     assert "1 of 2 claims reproduced" in said
-    assert "width 20: agree within 2 %" in said
+    assert "not: width 20: agree within 2 %" in said
+    assert "(as usual here)" in said
+    assert max(map(len, said.splitlines())) <= 100 or "page:" in max(said.splitlines(), key=len)
     assert call(["reproduce", FAST[1], "--out", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["outcomes"][0]["verdict"] == "reproduced"
     assert found["surprises"] == []
+    assert found["differences"] == {}
+    assert found["pages"] == [str(tmp_path / "lewkowycz2020.html")]
+
+
+def test_the_command_writes_a_page_of_all_it_knows_of_the_paper(tmp_path, capsys):
+    for name in (FAST[1], UNLIKE):  # the second call asks for one claim, and shows both
+        assert call(["reproduce", name, "--out", str(tmp_path), "--engine", "serial"]) == 0
+    assert f"page: {tmp_path / 'lewkowycz2020.html'}" in capsys.readouterr().out
+    page = report_html.check(tmp_path / "lewkowycz2020.html")
+    assert {FAST[1].replace("/", "-"), UNLIKE.replace("/", "-")} <= set(page.ids)
+    assert "The Large Learning Rate Phase" in page.text
+
+
+def test_a_run_is_compared_with_the_recorded_one(tmp_path, capsys):
+    outcome = claims(FAST[1])[FAST[1]]()
+    recorded = outcome.to_dict() | {"environment": {"commit": "abc1234"}}
+    first = next(iter(outcome.holds))
+    assert differences(outcome, {FAST[1]: [recorded]}) == []
+    other = recorded | {"verdict": "not reproduced", "holds": dict(recorded["holds"]) | {first: False}}
+    verdict, part = differences(outcome, {FAST[1]: [other]})
+    assert verdict == f"{FAST[1]}: reproduced; recorded at abc1234: not reproduced"
+    assert part == f"{FAST[1]}: {first!r} holds; recorded at abc1234: does not hold"
+    assert "no part of the criterion" in differences(outcome, {FAST[1]: [recorded | {"holds": {}}]})[0]
+    assert differences(outcome, {FAST[1]: [other | {"settings": {"exponents": [2, 3]}}]}) == []
+    assert differences(outcome, {}) == []
+    file = tmp_path / "ledger.json"
+    file.write_text(json.dumps({FAST[1]: [other]}))
+    arguments = ["reproduce", FAST[1], "--out", str(tmp_path), "--engine", "serial", "--ledger", str(file)]
+    assert call(arguments) == 0
+    assert "differs from the recorded run: lewkowycz2020/catapult-time: reproduced;" in capsys.readouterr().out
+    assert "Against the recorded run" in (tmp_path / "lewkowycz2020.html").read_text()
+    for text in ("[1]", "{", '{"a": [{}]}'):
+        file.write_text(text)
+        assert call(arguments) == 2
+        assert "--ledger:" in capsys.readouterr().err
+
+
+def test_the_board_of_a_terminal_shows_what_runs_and_what_is_done():
+    board = Board(["a/one", "a/two", "a/three", "a/four"])
+    outcome = claims(FAST[0])[FAST[0]](steps=200)
+    for news in (News("a/one", "began"), News("a/two", "began"), News("a/two", "done", outcome)):
+        board._live = board  # as in a terminal, where no plain lines are printed
+        board.tell(news)
+    board.tell(News("a/three", "failed", error="Traceback\nRuntimeError: no luck"))
+    with (console := Console(width=80)).capture() as captured:
+        console.print(board.table())
+    said = captured.get()
+    assert "running" in said
+    assert "a/two" in said
+    assert "no luck" in said
+    assert "2 of 4 done, 1 waiting" in said
+
+
+def test_plain_lines_say_how_far_it_is(tmp_path, capsys):
+    assert call(["reproduce", FAST[1], UNLIKE, "--out", str(tmp_path), "--engine", "serial"]) == 0
+    said = capsys.readouterr().err
+    assert "lrscope: 2 claims" in said
+    assert "lrscope: 1 of 2  " in said
+    assert "lrscope: 2 of 2  " in said
 
 
 def test_a_claim_that_unexpectedly_fails_is_exit_code_3(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Claim, "__call__", lambda c, **s: fails(RUN(c, **s)))
     assert call(["reproduce", FAST[1], "--out", str(tmp_path), "--engine", "serial", "--fresh"]) == 3
-    assert f"unexpectedly not: {FAST[1]}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"unexpectedly not: {FAST[1]}" in said
+    assert f"differs from the recorded run: {FAST[1]}: not reproduced; recorded at" in said
+    assert "not as usual" in (tmp_path / "lewkowycz2020.html").read_text()
 
 
 def fails(outcome):

@@ -27,6 +27,13 @@ def boundaries(outcome: Outcome, figure: Figure) -> None:
     accuracy_map(ax, {full.get(str(name), str(name)): v for name, v in rows.items()}, outcome.numbers["peaks"])
 
 
+@boundary.peak_not_warmup.figure
+def peak_not_warmup(outcome: Outcome, figure: Figure) -> None:
+    rows = outcome.numbers["accuracy_by_peak_and_seed"]
+    (ax,) = panels(figure, height=90 + 34 * len(rows))
+    accuracy_map(ax, rows, outcome.numbers["peaks"], outlined=False)
+
+
 @boundary.never_diverges.figure
 def never_diverges(outcome: Outcome, figure: Figure) -> None:
     (ax,) = panels(figure)

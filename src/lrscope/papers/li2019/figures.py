@@ -37,7 +37,7 @@ def equivalent(outcome: Outcome, figure: Figure) -> None:
     names(ax, words, "y")
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("largest gap between the runs, in normalised weights and logits")
+    ax.set_xlabel("largest gap, in weights and logits")
     log(ax, "x", ticks=[1e-16, 1e-13, 1e-10, 1e-7, 1e-4, 1e-1, 1e2])
     ax.set_xticks([10.0**k for k in range(-16, 3, 3)], [f"1e{k}" for k in range(-16, 3, 3)])
     legend(figure)
