@@ -78,7 +78,10 @@ def pictures(tables: dict[str, Table]) -> None:
         words = {"sp": "standard", "mup": "muP"}
         renamed = Table.of({**r, "start": words[r["start"]]} for r in tables["fcn"].rows())
         limit = {words[start]: 2 / median(known) for start, known in start_sharpness().items()}
-        save(draw_phase(renamed, over="start", bar=DEAD, theory={"2 / sharpness at the start": limit}), "phase_fcn")
+        save(
+            draw_phase(renamed, over="start", bar=DEAD, theory={"2 / sharpness at the start": limit}, contours=False),
+            "phase_fcn",
+        )
     if "width" in tables:
         save(draw_phase(tables["width"], y="width", over="parameterization"), "phase_width")
 
@@ -210,11 +213,11 @@ def replay(table: Table) -> str:
 def fill(found: dict[str, str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, body in found.items():
-        start, end = f"<!-- {name} -->\n", "\n<!-- end -->"
+        start, end = f"<!-- {name} -->\n", "<!-- end -->"
         before, _, rest = text.partition(start)
         if not rest:
             raise SystemExit(f"{PAGE}: there is no {start.strip()}")
-        text = before + start + body + end + rest.partition(end)[2]
+        text = before + start + body + "\n" + end + rest.partition(end)[2]
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -94,7 +94,8 @@ def colour_bar(figure: Any, panels: Sequence[Axes], look: Look, *, compact: bool
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     scale: ScalarMappable = ScalarMappable(look.norm, look.cmap)
-    over = "" if look.seeds < 2 else f", median of {look.seeds} seeds"
+    # A bar that stands may be shorter than its words.
+    over = "" if look.seeds < 2 else f"{', ' if compact else chr(10)}median of {look.seeds} seeds"
     label = axis_words(look.value) + over
     where = (
         {"location": "bottom", "shrink": 1.0, "aspect": 30, "pad": 0.03} if compact else {"aspect": 24, "pad": 0.02}

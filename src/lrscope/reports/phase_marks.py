@@ -10,7 +10,7 @@ import numpy as np
 
 from lrscope.records import Table
 from lrscope.reports.figures.style import colour
-from lrscope.reports.phase_cells import Spot, best_cell
+from lrscope.reports.phase_cells import Spot, best_cell, size_of
 from lrscope.reports.phase_limits import boundary, ridge
 from lrscope.reports.phase_look import Look
 
@@ -79,8 +79,9 @@ def best_rates(ax: Axes, part: Table, look: Look) -> dict[str, Any]:
     at = [look.rows.index(row[look.y]) for row in rows]
     for row, y in zip(rows, at, strict=True):
         ax.plot([row["low"], row["high"]], [y, y], color=colour("paper"), lw=1.4, zorder=6)
+    ranked = all(size_of(value) is not None for value in look.rows)  # between kinds there is nothing to follow
     (line,) = ax.plot(
-        [row["best"] for row in rows], at, color=colour("paper"), lw=0.8, marker="o", ms=4.2,
+        [row["best"] for row in rows], at, color=colour("paper"), lw=0.8 * ranked, marker="o", ms=4.2,
         mec=colour("ink"), mew=0.9, zorder=6,
     )  # fmt: skip
     return {"best rate of each row": line}

@@ -172,15 +172,13 @@ def _best(table: Table, x: str, by: Sequence[str], value: str, better: Better, b
     span = f" ({numbers.loss(top.low)} to {numbers.loss(top.high)} over {top.seeds} seeds)" if top.seeds > 1 else ""
     text = f"Best: {axis_words(x)} {numbers.lr(top.axes[x])} {where}".rstrip()
     text += f", {axis_words(value)} {numbers.loss(top.value)}{span}"
-    # Another row's best that reaches into this span is not told apart from it.
+    # A row whose best median lies within this span is not told apart from it.
     rivals = []
     for key, part in rows_of(table, by):
         if all(key[k] == top.axes[k] for k in by):
             continue
-        own = [s for s in spots(part, x, value=value, better=better, bar=bar) if s.seeds and s.trained == s.seeds]
-        if any(
-            (min(s.values) <= top.high) if better == "low" else (max(s.values) >= top.low) for s in own if s.values
-        ):
+        own = [s.value for s in spots(part, x, value=value, better=better, bar=bar) if s.trained == s.seeds]
+        if any(v <= top.high if better == "low" else v >= top.low for v in own if v is not None):
             rivals.append(row_name(key))
     if rivals and top.seeds > 1:
         others = len(list(rows_of(table, by))) - 1
