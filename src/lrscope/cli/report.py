@@ -12,7 +12,7 @@ from lrscope.cli.options import Json
 
 def report(
     directory: Annotated[
-        Path, Parameter(help="A directory that run, plan, train or a Watch wrote, finished or not.")
+        Path, Parameter(help="A directory that run, plan, train, sweep or a Watch wrote, finished or not.")
     ],
     /,
     *,
@@ -23,6 +23,12 @@ def report(
 
     from lrscope.reports import write_report
 
-    page = write_report(directory)
+    if (directory / "sweep.json").exists():
+        from lrscope.cli.sweep import finish
+        from lrscope.sweeps import read
+
+        page = finish(read(directory))["report"]
+    else:
+        page = write_report(directory)
     print(json_.dumps({"report": str(page)}) if json else f"report: {page}")
     return 0

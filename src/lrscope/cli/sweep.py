@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -73,7 +75,7 @@ def sweep(
     from lrscope.cli.failures import trying, working
     from lrscope.cli.progress import Progress, Stop
     from lrscope.records import strict_json
-    from lrscope.sweeps.sweep import prepare, run_prepared
+    from lrscope.sweeps.sweep import opened, prepare, run_opened
 
     axes = _axes(lr, warmup, axis, set_, data)
     if schedule is not None and decay != "constant":
@@ -93,19 +95,22 @@ def sweep(
             **axes,
         )
     where = out or _home(task, prepared.config)
-    with working(where), Progress() as progress, Stop() as stop:
+    with (
+        redirect_stdout(sys.stderr),  # what the task prints while it is looked at
+        opened(where, prepared, fresh=fresh, say=_say) as (store, manifest),
+        working(where),
+        Progress() as progress,
+        Stop() as stop,
+    ):
         progress.stage(f"sweep of {prepared.size:,} cells")
 
         def on_progress(seen: SweepProgress) -> None:
             progress.update(seen.share, _line(seen))
             stop.check()
 
-        with _warnings_said(progress):
-            found = run_prepared(prepared, where, resume=not fresh, adaptive=adaptive, on_progress=on_progress)
+        found = run_opened(prepared, store, manifest, adaptive=adaptive, on_progress=on_progress)
         progress.update(1.0, "")
-        picture = _picture(found)
-        page = None
-    result = _result(found, picture, page)
+        result = finish(found)
     if json:
         print(strict_json(result))
     else:
@@ -169,6 +174,10 @@ def _home(task: str, config: dict[str, Any]) -> Path:
     return ROOT / f"{slug}-{hashlib.sha256(strict_json(config, sort_keys=True).encode()).hexdigest()[:6]}"
 
 
+def _say(text: str) -> None:
+    print(f"lrscope: {text}", file=sys.stderr, flush=True)
+
+
 def _line(seen: SweepProgress) -> str:
     """Counts, speed, time left and the best cell so far."""
     said = [f"{seen.done:,}/{seen.total:,} cells", f"{seen.running} running", f"{seen.diverged} diverged"]
@@ -210,7 +219,9 @@ def _varied(found: Sweep) -> tuple[str | None, list[str]]:
     return x, [name for name in varied if name != x]
 
 
-def _result(found: Sweep, picture: Path | None, page: Path | None) -> dict[str, Any]:
+def finish(found: Sweep) -> dict[str, Any]:
+    """Draw the picture, write the report, and say what came out."""
+    from lrscope.reports.sweep_page import write_sweep_page
     from lrscope.sweeps.phases import summary
     from lrscope.sweeps.store import TABLE
     from lrscope.sweeps.tally import score
@@ -219,17 +230,20 @@ def _result(found: Sweep, picture: Path | None, page: Path | None) -> dict[str, 
     status = found.table["status"]
     ranked = [row for row in found.table.rows() if score(row) is not None]
     best = min(ranked, key=score, default=None)
+    command = None if best is None else _command(found, best["cell"])
+    picture = _picture(found)
+    page = write_sweep_page(found.directory, found.manifest, found.table, command=command, skipped=found.skipped)
     return {
         "directory": str(found.directory),
         "cells": {"all": len(status), **{kind: status.count(kind) for kind in ("finished", "diverged", "failed")}},
         "best": best,
-        "command": None if best is None else _command(found, best["cell"]),
+        "command": command,
         "said": summary(found.table, x, others) if x is not None else [],
-        "skipped": list(found.skipped),
+        "skipped": found.skipped,
         "errors": sorted({row["error"] for row in found.failed.rows()}),
         "table": str(found.directory / TABLE),
         "picture": None if picture is None else str(picture),
-        "report": None if page is None else str(page),
+        "report": str(page),
     }
 
 
@@ -262,28 +276,3 @@ def _print(result: dict[str, Any]) -> None:
     for what in ("table", "picture", "report"):
         if result[what] is not None:
             print(f"{what}: {result[what]}")
-
-
-def _warnings_said(progress: Any) -> Any:
-    """Warnings of lrscope as lines of the progress, others as ever."""
-    import warnings
-    from contextlib import contextmanager
-
-    from lrscope.errors import LrscopeWarning
-
-    @contextmanager
-    def block() -> Any:
-        with warnings.catch_warnings():
-            usual = warnings.showwarning
-
-            def show(message: Any, category: Any, *rest: Any, **more: Any) -> None:
-                if issubclass(category, LrscopeWarning):
-                    progress.say(str(message))
-                else:
-                    usual(message, category, *rest, **more)
-
-            warnings.showwarning = show
-            warnings.simplefilter("always", LrscopeWarning)
-            yield
-
-    return block()

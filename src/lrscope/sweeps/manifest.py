@@ -45,6 +45,7 @@ def manifest_of(grid: Grid, first: SweepCell, before: Mapping[str, Any] | None) 
         "axes": axes,
         "identity": {"settings": plain, **grid.source.identity(settings)},
         "environment": environment(),
+        "skipped": [] if before is None else list(before["skipped"]),
     }
 
 

@@ -22,6 +22,7 @@ from lrscope.sweeps.engines import Engine, Job, engine_of
 from lrscope.sweeps.grid import Grid
 from lrscope.sweeps.lock import Lock
 from lrscope.sweeps.manifest import manifest_of, refuse_others, sort_rows
+from lrscope.sweeps.phases import regimes
 from lrscope.sweeps.processes import WORKER
 from lrscope.sweeps.source import Source
 from lrscope.sweeps.store import LOCK, MANIFEST, Store
@@ -38,13 +39,16 @@ class Sweep:
         directory: Where it is kept.
         table: One row per cell; see :class:`~lrscope.sweeps.SweepTable`.
         manifest: What was asked for, and the versions it was computed with.
-        skipped: What an adaptive sweep left out, in sentences.
     """
 
     directory: Path
     table: SweepTable
     manifest: Mapping[str, Any]
-    skipped: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> list[str]:
+        """What an adaptive sweep left out, in sentences."""
+        return list(self.manifest["skipped"])
 
     @property
     def axes(self) -> dict[str, list[Any]]:
@@ -89,7 +93,7 @@ class Sweep:
             "directory": str(self.directory),
             "manifest": dict(self.manifest),
             "table": self.table.to_dict(),
-            "skipped": list(self.skipped),
+            "skipped": self.skipped,
             "cost": self.cost.to_dict(),
         }
 
@@ -163,7 +167,8 @@ def sweep(
     temporary = Path(tempfile.mkdtemp(prefix="lrscope-sweep-")) if out is None else None
     directory = temporary or Path(str(out))
     try:
-        found = run_prepared(prepared, directory, resume=resume, adaptive=adaptive, on_progress=on_progress)
+        with opened(directory, prepared, fresh=not resume) as (store, manifest):
+            found = run_opened(prepared, store, manifest, adaptive=adaptive, on_progress=on_progress)
     except BaseException:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -208,19 +213,19 @@ def prepare(
     return Prepared(grid, cells, chosen)
 
 
-def run_prepared(
+def run_opened(
     prepared: Prepared,
-    directory: Path,
+    store: Store,
+    manifest: dict[str, Any],
     *,
-    resume: bool = True,
     adaptive: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Sweep:
-    """Run what ``directory`` does not have yet; errors as of :func:`sweep`."""
-    with _opened(directory, prepared, fresh=not resume) as (store, manifest):
-        job = Job(prepared.grid.source, store, Tally(on_progress))
-        skipped = _run(prepared, job, adaptive=adaptive)
-        return Sweep(directory, _table(store, manifest), manifest, skipped)
+    """Run what the store of :func:`opened` does not have yet; errors as of :func:`sweep`."""
+    job = Job(prepared.grid.source, store, Tally(on_progress))
+    manifest["skipped"] = _run(prepared, job, adaptive=adaptive)
+    store.write_manifest(manifest)
+    return Sweep(store.directory, _table(store, manifest), manifest)
 
 
 def read(directory: str | Path) -> Sweep:
@@ -238,7 +243,9 @@ def read(directory: str | Path) -> Sweep:
 
 
 @contextmanager
-def _opened(directory: Path, prepared: Prepared, *, fresh: bool) -> Iterator[tuple[Store, dict[str, Any]]]:
+def opened(
+    directory: Path, prepared: Prepared, *, fresh: bool = False, say: Callable[[str], None] | None = None
+) -> Iterator[tuple[Store, dict[str, Any]]]:
     """The directory's store, ours alone, of the same sweep; its table is up to date when it is left."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"out: {directory} is a file; give a directory")
@@ -253,7 +260,7 @@ def _opened(directory: Path, prepared: Prepared, *, fresh: bool) -> Iterator[tup
     manifest = manifest_of(prepared.grid, prepared.cells[0], before)
     if before is not None:
         refuse_others(directory, before, manifest)
-    store.open(_say)
+    store.open(say or _say)
     try:
         store.write_manifest(manifest)
         yield store, manifest
@@ -264,11 +271,12 @@ def _opened(directory: Path, prepared: Prepared, *, fresh: bool) -> Iterator[tup
             store.close()
 
 
-def _run(prepared: Prepared, job: Job, *, adaptive: bool) -> tuple[str, ...]:
+def _run(prepared: Prepared, job: Job, *, adaptive: bool) -> list[str]:
+    """Run what is missing; what an adaptive sweep skipped."""
     grid, engine = prepared.grid, prepared.engine
     if not adaptive:
         _run_cells(engine, job, prepared.cells)
-        return ()
+        return []
     from lrscope.sweeps.adaptive import Adaptive
 
     planner = Adaptive({name: axis.shown for name, axis in grid.axes.items()})
@@ -279,7 +287,7 @@ def _run(prepared: Prepared, job: Job, *, adaptive: bool) -> tuple[str, ...]:
             break
         asked |= {cell.hash: cell for cell in proposed}
         _run_cells(engine, job, proposed)
-    return tuple(planner.skipped())
+    return planner.skipped()
 
 
 def _run_cells(engine: Engine, job: Job, cells: Sequence[SweepCell]) -> None:
@@ -294,6 +302,10 @@ def _run_cells(engine: Engine, job: Job, cells: Sequence[SweepCell]) -> None:
 
 
 def _table(store: Store, manifest: Mapping[str, Any]) -> SweepTable:
+    """Rows in the order of the grid, with their regimes, which depend on the others."""
+    table = SweepTable.of(sort_rows(store.rows.values(), manifest["axes"]))
+    for name, regime in zip(table["cell"], regimes(table, optimizer=manifest["config"]["optimizer"]), strict=True):
+        store.rows[name]["regime"] = regime
     return SweepTable.of(sort_rows(store.rows.values(), manifest["axes"]))
 
 

@@ -41,7 +41,7 @@ class SweepTable(Table):
     ``trains``                        finished, and the final loss is below 0.9 times the first
     ``sharpness_start``, ``..._end``  of the first training batch, where measured
     ``catapult``                      the loss jumped out of its level and came back
-    ``regime``                        filled in by :func:`lrscope.sweeps.regimes`; ``None`` until then
+    ``regime``                        what happened, in a word; see :func:`lrscope.sweeps.phases.regimes`
     ``warmup_steps``                  the axis ``warmup`` in whole steps
     ``engine``, ``seconds``           who ran it; its share of the wall time
     ``gradients``                     evaluations of one training batch
