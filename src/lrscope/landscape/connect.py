@@ -219,7 +219,7 @@ def _train(
     on_progress: OnProgress | None,
 ) -> tuple[Path, np.ndarray, np.ndarray]:
     controls = torch.stack(path.points)
-    # Views, by parameter, which fits into the cache where a vector does not; points are made of what the rule updates.
+    # Views, by parameter, which fits into the cache where a vector does not; points are made of them.
     bends = [piece.requires_grad_() for piece in controls[1:-1].split(surface.layout.sizes, dim=1)]
     rule = spec.build(bends, lr)
     ts = np.random.default_rng(seed).random(steps)
