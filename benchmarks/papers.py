@@ -15,6 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
             elif news.error:
                 print(news.id, news.error, flush=True)
     write_figures(options.names, options.out)
-    write_pages()
+    write_pages(dict.fromkeys(id.partition("/")[0] for id in claims(*options.names)))
     return 0
 
 
@@ -89,8 +90,8 @@ def figure_of(id: str) -> Path:
     return FIGURES / f"{id.replace('/', '-')}.svg"
 
 
-def write_pages() -> None:
-    for paper in PAPERS:
+def write_pages(papers: Iterable[str] = PAPERS) -> None:
+    for paper in papers:
         page = DOCS / f"{paper}.md"
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         _, _, after = rest.partition(END)
