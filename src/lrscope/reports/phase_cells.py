@@ -102,6 +102,16 @@ def in_order(table: Table, name: str) -> list[Any]:
     return ordered(table[name], sizes)
 
 
+def asked(table: Table) -> list[str]:
+    """Columns of what was asked for: in a sweep's table they stand before the outcomes."""
+    names: list[str] = []
+    for name in table.columns:
+        if name in OUTCOMES - {"seed", "warmup_steps"}:
+            break
+        names.append(name)
+    return names
+
+
 @dataclass(frozen=True)
 class Spot:
     """All seeds at one place of the map.
@@ -192,6 +202,7 @@ def checked(table: Table, x: str, *columns: str) -> list[Row]:
         other = seen.setdefault((row[x], row.get("seed")), row)
         if other is not row:
             apart = [n for n in row if n not in OUTCOMES and n != x and row[n] != other[n]]
+            apart = [n for n in apart if n in asked(table)] or apart  # rather than metrics
             why = f"they differ in {', '.join(apart)}; name that, or keep one of it with table.where()"
             raise ValueError(
                 f"table: two runs with {x}={row[x]:g} and seed {row.get('seed')}: "

@@ -120,6 +120,7 @@ def _cell(
 _WORDS = {
     "diverged": ("failed", "////"),
     "failed to train": ("rule", None),
+    "slow": ("level-5", None),
     "catapult": ("default", None),
     "edge of stability": ("other", None),
     "flattened": ("cosine", None),

@@ -101,7 +101,7 @@ def _reach(limits: list[dict[str, Any]], x: str, by: Sequence[str], verb: str = 
     if not limits:
         return None
     seeds = max(limit["seeds"] for limit in limits)
-    every = f" in all {seeds} seeds" if seeds > 1 else ""
+    every = "" if seeds < 2 else " in both seeds" if seeds == 2 else f" in all {seeds} seeds"
     name = "learning rate" if x == "lr" else axis_words(x)
     if len({_largest(limit) for limit in limits}) == 1 and len(limits) > 2:
         return f"Largest {name} that {verb}{every}: {_largest(limits[0])} in every row."

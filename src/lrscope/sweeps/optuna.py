@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lrscope.errors import MissingExtraError
-from lrscope.reports.phase_cells import OUTCOMES, finite
+from lrscope.reports.phase_cells import asked, finite
 from lrscope.sweeps.grid import Grid
 from lrscope.sweeps.outcome import record_of
 from lrscope.sweeps.pruning import LOST, Judgement
@@ -279,12 +279,10 @@ def to_study(
 
 
 def _axes_of(table: SweepTable) -> dict[str, Any]:
-    """Columns of what was asked for: named before the outcomes in a sweep's table."""
+    """What was asked for and takes several values."""
     found: dict[str, Any] = {}
-    for name, values in table.columns.items():
-        if name == "cell" or name in OUTCOMES - {"seed", "warmup_steps"}:
-            break
-        distinct = list(dict.fromkeys(values))
+    for name in asked(table):
+        distinct = list(dict.fromkeys(table[name]))
         if name in ("seed", "warmup_steps") or len(distinct) < 2:
             continue
         numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in distinct)

@@ -12,13 +12,13 @@ import torch
 from lrscope.curvature import stability_threshold
 from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Table
-from lrscope.reports.phase_cells import bar_of, best_cell, finite, trains
+from lrscope.reports.phase_cells import asked, bar_of, best_cell, finite, trains
 from lrscope.reports.phase_limits import boundary, ridge
 from lrscope.reports.phase_words import summary
 from lrscope.stability.edge import NEAR
 
 Phase = Literal[
-    "diverged", "failed to train", "edge of stability", "catapult", "lazy", "flattened", "sharpened", "stable"
+    "diverged", "failed to train", "slow", "edge of stability", "catapult", "lazy", "flattened", "sharpened", "stable"
 ]
 SAME = 0.1
 """Relative change of the sharpness up to which it counts as unchanged: wide networks below their critical rate keep
@@ -39,6 +39,7 @@ def regimes(
     =====================  ==========================================================================================
     ``diverged``           its status says so
     ``failed to train``    it finished at or above the bar, see :func:`boundary`
+    ``slow``               likewise, but a larger learning rate, all else equal, trained
     ``edge of stability``  at the end the learning rate was 0.9 to 1.5 times what the curvature allows
     ``catapult``           the loss jumped and came back
     ``lazy``               the sharpness at the end is within 10 % of that at the start
@@ -71,7 +72,25 @@ def regimes(
         raise ValueError(f"threshold: expected a positive number, such as 2 for gradient descent, got {threshold!r}")
     bar = bar_of(table) if bar is None else bar
     base = None if optimizer is None else OptimizerSpec.parse(optimizer)
-    return [_regime(row, threshold or _threshold(base, row), bar) for row in table.rows()]
+    labels = [_regime(row, threshold or _threshold(base, row), bar) for row in table.rows()]
+    for i, below in enumerate(_below_one_that_trains(table, bar)):
+        if below and labels[i] == "failed to train":
+            labels[i] = "slow"
+    return labels
+
+
+def _below_one_that_trains(table: Table, bar: float) -> list[bool]:
+    """Whether the same run with some larger learning rate trained."""
+    others = [name for name in asked(table) if name != "lr"]
+    largest: dict[tuple[Any, ...], float] = {}
+    for row in table.rows():
+        if trains(row, bar=bar) and finite(row.get("lr")) is not None:
+            key = tuple(row[name] for name in others)
+            largest[key] = max(largest.get(key, 0.0), float(row["lr"]))
+    return [
+        (finite(row.get("lr")) or math.inf) < largest.get(tuple(row[name] for name in others), 0.0)
+        for row in table.rows()
+    ]
 
 
 def with_regimes(table: Table, **options: Any) -> Table:

@@ -37,7 +37,7 @@ def grid(**more):
 def test_it_leads_with_what_trains_and_holds_the_rest(tmp_path):
     found = page(tmp_path, grid(), command="lrscope train digits", skipped=["16 runs instead of the 32"])
     assert (
-        "Largest learning rate that trains in all 2 seeds: 0.25 without warmup and 1 with 33\u202f% warmup."
+        "Largest learning rate that trains in both seeds: 0.25 without warmup and 1 with 33\u202f% warmup."
         in found.text
     )
     for words in (

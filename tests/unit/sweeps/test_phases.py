@@ -43,6 +43,16 @@ def test_without_a_threshold_the_edge_is_not_looked_for():
     assert type(with_regimes(table)) is Table
 
 
+def test_what_trains_with_a_larger_rate_was_slow():
+    rows = [
+        row(lr=lr, warmup=w, final_loss=loss) for w in (0, 10) for lr, loss in ((0.01, 1.9), (0.1, 0.5), (1.0, 1.9))
+    ]
+    rows.append(row(lr=0.001, warmup=99, final_loss=1.9))
+    keep = ("lr", "warmup", "seed", "status", "first_loss", "final_loss", "trains")
+    table = Table.of({name: r[name] for name in keep} for r in rows)
+    assert regimes(table) == ["slow", None, "failed to train"] * 2 + ["failed to train"]
+
+
 @pytest.mark.parametrize(
     ("optimizer", "columns", "sharpness", "label"),
     [
