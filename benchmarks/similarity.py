@@ -4,21 +4,16 @@
     python benchmarks/similarity.py --rows 1000000 --device cuda    # the large stream
     PYTHONPATH=/where/cca_zoo/and/ckatorch/are python benchmarks/similarity.py
 
-Two sets of float32 activations, N = 10,000 examples of D = 512 units with a spectrum like that of layers, share half of
-their directions. Each way starts from those arrays and returns the number. "covariances" is the formulation of the public
+Two sets of float32 activations, N = 10,000 examples of D = 512 units with a spectrum like that of layers, have canonical
+correlations from 1 to 0. Each way starts from those arrays and returns the number. "covariances" is the formulation of the public
 SVCCA code, written anew: the joint covariance with numpy.cov, pseudo-inverses, their symmetric roots, one SVD, and
-for PWCCA the canonical variables over the examples. cca-zoo and ckatorch take part where they can be imported; of cca-zoo
+for PWCCA the canonical variables over the examples and their QR. cca-zoo and ckatorch take part where they can be imported; of cca-zoo
 only the fit is timed, not the correlations. Times are medians of calls in turn; memory is what torch's allocator was asked
 for at the most, beside the inputs. Streaming feeds float32 batches of 1,000 x 2,048 and is compared with the three
 float64 products that its moments consist of. Raw numbers go to benchmarks/results/similarity.json.
 """
 
 from __future__ import annotations
-
-import os
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
 
 import argparse
 import importlib
@@ -30,6 +25,7 @@ from typing import Any
 import numpy as np
 import problems
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from lrscope.similarity import Streaming, cka, pwcca, svcca
@@ -41,8 +37,8 @@ VARIANCE = 0.99
 def activations(n: int, d: int) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     spectrum = torch.arange(1, d + 1) ** -0.5
-    x = torch.randn(n, d, generator=g)
-    y = torch.cat([x[:, : d // 2], torch.randn(n, d - d // 2, generator=g)], dim=1)
+    x, rho = torch.randn(n, d, generator=g), torch.linspace(1, 0, d)
+    y = rho * x + (1 - rho**2).sqrt() * torch.randn(n, d, generator=g)
     return tuple((t * spectrum) @ torch.linalg.qr(torch.randn(d, d, generator=g)).Q + 0.5 for t in (x, y))  # type: ignore[return-value]
 
 
@@ -65,10 +61,9 @@ def by_covariances(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def pwcca_by_covariances(x: np.ndarray, y: np.ndarray) -> float:
     u, s, root = by_covariances(x, y)
     units = x - x.mean(1, keepdims=True)
-    variables = u.T @ root @ units
-    variables /= np.linalg.norm(variables, axis=1, keepdims=True)
-    alpha = np.abs(variables @ units.T).sum(1)
-    return float((alpha[: len(s)] * s).sum() / alpha[: len(s)].sum())
+    basis, _ = np.linalg.qr((u.T @ root @ units).T)
+    alpha = np.abs(basis.T @ units.T).sum(1)
+    return float((alpha * s).sum() / alpha.sum())
 
 
 def leading(x: np.ndarray) -> np.ndarray:
@@ -195,6 +190,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("speed", "streaming"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    threadpool_limits(1)  # NumPy's
     warnings.simplefilter("ignore")
     found: dict[str, Any] = {"n": options.n, "d": options.d}
     if options.only != "streaming":

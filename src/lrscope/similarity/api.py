@@ -204,7 +204,8 @@ def cka(
     Warns:
         LrscopeWarning: Not debiased, with fewer than 10 rows per direction (participation ratio of the spectrum).
 
-    Cost: Three products of N D^2; for more units than rows N^2 D. Each permutation one such product.
+    Cost: three products of N D^2; for more units than rows N^2 D and an eigendecomposition of N^3. Each permutation
+    one such product.
 
     Source: Kornblith et al., arXiv:1905.00414, equation 4; the unbiased HSIC is Song et al., "Supervised feature
     selection via dependence estimation", 2007, equation 4; minibatches: Nguyen et al., arXiv:2010.15327, section 3.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-CHUNK, CHUNK_ROWS = 2**20, 1024
-"""Numbers converted to float64 at a time (8 MB), or this many rows: enough for matrix products at full speed."""
+CHUNK, CHUNK_ROWS = 2**19, 512
+"""Numbers converted to float64 at a time (4 MB), or this many rows: enough for matrix products at full speed."""
 RANK_TOL = 1e-12
 """Variance, relative to the largest, under which a direction of float64 moments is not told from their rounding."""
 
@@ -111,13 +111,15 @@ class Side:
         scale = torch.diagonal(self.moment).real.rsqrt()
         shape = self.moment * scale[:, None] * scale
         # Cholesky costs a tenth of the eigenvalues. ||A|| ||inv A|| bounds the condition, so full rank is certain.
-        factor, failed = torch.linalg.cholesky_ex(shape)
+        inverse, failed = torch.linalg.cholesky_ex(shape)
         if not int(failed):
+            size = torch.linalg.norm(inverse)
             one = torch.eye(len(shape), dtype=shape.dtype, device=shape.device)
-            inverse = torch.linalg.solve_triangular(factor, one, upper=False)
-            condition = float(torch.linalg.norm(factor) * torch.linalg.norm(inverse)) ** 2
+            inverse = torch.linalg.solve_triangular(inverse, one, upper=False)
+            condition = float(size * torch.linalg.norm(inverse)) ** 2
             if condition * max(RANK_TOL, self.noise) < 1:
-                return inverse.mH * scale[:, None]
+                return inverse.mul_(scale).mH
+        del inverse
         values, vectors = torch.linalg.eigh(shape)
         kept = values > max(RANK_TOL, self.noise) * values[-1]
         return vectors[:, kept] * values[kept].rsqrt() * scale[:, None]
@@ -179,7 +181,7 @@ def add_gram(out: Tensor, chunk: Tensor, bands: int = 2) -> None:
 def mirrored(upper: Tensor) -> Tensor:
     """The whole Hermitian matrix of its upper triangle."""
     upper = upper.triu()
-    return upper + upper.triu(1).mH
+    return upper.add_(upper.triu(1).mH)
 
 
 def _varying(spread: Tensor, mean: Tensor, num_rows: int, eps: float, name: str) -> tuple[Tensor | None, float]:
