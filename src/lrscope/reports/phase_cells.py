@@ -102,6 +102,11 @@ def in_order(table: Table, name: str) -> list[Any]:
     return ordered(table[name], sizes)
 
 
+def judging(table: Table) -> str:
+    """The column that judges, unless told: ``eval_loss`` where runs were evaluated, else ``final_loss``."""
+    return "eval_loss" if any(v is not None for v in table.columns.get("eval_loss", ())) else "final_loss"
+
+
 def asked(table: Table) -> list[str]:
     """Columns of what was asked for: in a sweep's table they stand before the outcomes."""
     names: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 from lrscope.records import Table
 from lrscope.reports import numbers
-from lrscope.reports.phase_cells import Better, bar_of, best_cell, rows_of, share_of, size_of, spots
+from lrscope.reports.phase_cells import Better, bar_of, best_cell, judging, rows_of, share_of, size_of, spots
 from lrscope.reports.phase_limits import boundary, ridge
 
 MOST_ROWS = 6
@@ -66,7 +66,7 @@ def summary(
     x: str = "lr",
     by: Sequence[str] | None = None,
     *,
-    value: str = "final_loss",
+    value: str | None = None,
     better: Better = "low",
     bar: float | None = None,
 ) -> list[str]:
@@ -76,13 +76,15 @@ def summary(
         table: One row per run; see :func:`lrscope.sweeps.boundary`.
         x: The axis along which the boundary lies.
         by: Axes that tell rows apart; by default ``warmup``, where there is one.
-        value, better: Column that judges, and whether low or high is good.
+        value, better: Column that judges, by default ``eval_loss`` where it was recorded, else ``final_loss``; and
+            whether low or high is good.
         bar: Final loss below which a run counts as trained; see :func:`lrscope.sweeps.boundary`.
 
     Raises:
         ValueError: A column is missing, or two runs share place and seed.
     """
     by = rows_by(table) if by is None else by
+    value = judging(table) if value is None else value
     bar = bar_of(table) if bar is None else bar
     limits = list(boundary(table, x, by, bar=bar).rows())
     said = [_reach(limits, x, by), _survives(table, limits, x, by), _gain(limits, by), *_unsure(limits)]

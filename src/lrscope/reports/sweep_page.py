@@ -12,8 +12,8 @@ from typing import Any
 from lrscope.records import Table, strict_json
 from lrscope.reports.document import document
 from lrscope.reports.markup import Markup, join, table, tag
-from lrscope.reports.numbers import count, loss, lr, plural, sentence
-from lrscope.reports.phase_cells import Winner, best_cell
+from lrscope.reports.numbers import capital, count, loss, lr, plural, sentence
+from lrscope.reports.phase_cells import Winner, best_cell, judging
 from lrscope.reports.phase_limits import boundary
 from lrscope.reports.phase_words import axis_value, axis_words, row_name, summary
 from lrscope.reports.sections import figure
@@ -60,7 +60,7 @@ class SweepStory:
         axes: Values of each axis by name.
         config: What all runs share: ``task``, ``optimizer``, ``schedule``, ``steps``; what is ``None`` is an axis.
         environment: Versions, machine, and the command of the sweep.
-        command: Trains the best cell again; ``None`` if there is none.
+        command: Trains the best run again; ``None`` if there is none.
         skipped: What an adaptive sweep left out.
     """
 
@@ -86,7 +86,7 @@ def write_sweep_page(
         directory: Where.
         manifest: ``sweep.json`` of the directory: ``axes``, ``config``, ``environment``.
         runs: The sweep's table.
-        command: What trains the best cell again.
+        command: What trains the best run again.
         skipped: What an adaptive sweep left out, in sentences.
     """
     story = SweepStory(runs, manifest["axes"], manifest["config"], manifest.get("environment", {}), command, skipped)
@@ -143,16 +143,22 @@ def _counts(story: SweepStory) -> str:
 
 
 def _best(story: SweepStory, x: str | None, others: Sequence[str]) -> Markup | None:
-    top = best_cell(story.table, x, others) if x and len(story.table) else None
+    judge = judging(story.table)
+    top = best_cell(story.table, x, others, value=judge) if x and len(story.table) else None
     if top is None:
         return None
     facts = [_fact(axis_words(name).capitalize(), _shown(name, value), "") for name, value in top.axes.items()]
     return tag(
         "section",
         tag("h2", "The best cell"),
-        tag("dl", facts, _fact("Final training loss", loss(top.value), _span(top)), class_="facts"),
+        tag("dl", facts, _fact(capital(axis_words(judge)), loss(top.value), _span(top)), class_="facts"),
         tag("pre", tag("code", story.command), class_="copy", aria_label="Command line") if story.command else None,
-        tag("p", "Trains it again, under watch. One click on the box selects all of it.", class_="note")
+        tag(
+            "p",
+            "Trains the best single run again, under watch; the cell above is the best over its seeds. One click on "
+            "the box selects all of it.",
+            class_="note",
+        )
         if story.command
         else None,
         tag(

@@ -72,9 +72,9 @@ def regimes(
         raise ValueError(f"threshold: expected a positive number, such as 2 for gradient descent, got {threshold!r}")
     bar = bar_of(table) if bar is None else bar
     base = None if optimizer is None else OptimizerSpec.parse(optimizer)
-    labels = [_regime(row, threshold or _threshold(base, row), bar) for row in table.rows()]
-    for i, below in enumerate(_below_one_that_trains(table, bar)):
-        if below and labels[i] == "failed to train":
+    labels: list[Phase | None] = [_regime(row, threshold or _threshold(base, row), bar) for row in table.rows()]
+    for i, slow in enumerate(_below_one_that_trains(table, bar)):
+        if slow and labels[i] == "failed to train":
             labels[i] = "slow"
     return labels
 
