@@ -57,7 +57,7 @@ def _conv2d(
     out = patches.flatten(3).flatten(0, 2) @ weight.permute(2, 3, 1, 0).flatten(0, 2)
     if bias is not None:
         out = out + bias
-    return out.unflatten(0, (x.shape[0], height, width)).permute(0, 3, 1, 2)
+    return out.unflatten(0, (x.shape[0], height, width)).permute(0, 3, 1, 2).contiguous()
 
 
 def _pair(value: Any) -> Any:
@@ -96,9 +96,75 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor | None:
     return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
 
+def _group_norm(
+    input: Tensor,  # torch's own name for it
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    """Each example scaled and shifted by channel: batched, torch takes it apart into three times as many passes."""
+    if weight is None or bias is None or input.dim() < 3:
+        return None
+    return _GroupNorm.apply(input.flatten(2), weight, bias, num_groups, eps)[0].view(input.shape)
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Over ``(B, C, L)``, groups of channels next to each other."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        grouped = x.unflatten(1, (groups, -1)).flatten(2)  # (B, G, C / G * L)
+        centred = grouped - grouped.mean(2, keepdim=True)
+        rstd = (centred.square().mean(2, keepdim=True) + eps).rsqrt()  # (B, G, 1)
+        rstd = rstd.expand(*rstd.shape[:2], x.shape[1] // groups).flatten(1)[..., None]  # (B, C, 1)
+        centred = centred.view(x.shape)
+        return torch.addcmul(bias[:, None], centred, rstd * weight[:, None]), centred, rstd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.groups = inputs[3]
+        ctx.save_for_backward(inputs[1], *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        weight, centred, rstd = ctx.saved_tensors
+        grad, each = grads[0], centred.shape[1] // ctx.groups
+        with_normed, alone = (grad * centred).sum(2, keepdim=True) * rstd, grad.sum(2, keepdim=True)  # (B, C, 1)
+
+        def over_group(sums: Tensor) -> Tensor:
+            """Means over each group of what its channels add, weighted: ``(B, C, 1)``."""
+            means = (sums * weight[:, None]).unflatten(1, (ctx.groups, each)).sum(2) / (each * centred.shape[2])
+            return means.expand(*means.shape[:2], each).flatten(1)[..., None]
+
+        rest = torch.addcmul(-rstd * over_group(alone), centred, rstd * rstd * over_group(with_normed), value=-1)
+        inputs = torch.addcmul(rest, grad, rstd * weight[:, None])
+        return inputs, with_normed.sum((0, 2)), alone.sum((0, 2)), None, None
+
+
+def _adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor | None:
+    """Means over equal cells, where they are equal, as a product with a matrix of shares."""
+    (rows, columns), (height, width) = _pair(output_size), input.shape[-2:]
+    if not rows or not columns or height % rows or width % columns:
+        return None
+    like = {"dtype": input.dtype, "device": input.device}
+    down, across = (
+        torch.eye(n, **like)[:, None].expand(n, size // n, n).flatten(0, 1) * (n / size)
+        for n, size in ((rows, height), (columns, width))
+    )
+    shares = (down[:, None, :, None] * across[None, :, None, :]).flatten(2).flatten(0, 1)
+    return (input.flatten(-2) @ shares).unflatten(-1, (rows, columns))
+
+
 _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: _conv2d,
     F.conv2d: _conv2d,
+    F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
+    F.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
     F.one_hot: _one_hot,
     torch._C._nn.one_hot: _one_hot,  # pyright: ignore[reportAttributeAccessIssue]
 }

@@ -44,7 +44,8 @@ def run_cells(
         engine: ``"replicas"`` (one batched program), ``"serial"`` (a plain loop over ``torch.optim``), or
             ``"auto"``: times a few steps of both, once per task and (within a factor of 2) number of cells, and
             keeps the faster; on a CPU also whether one thread is faster than torch's setting, which comes back
-            afterwards. The choice and its reason are in each run's ``config``, its cost in the runs' costs.
+            afterwards, and for seconds of work whether a captured program is. The choice and its reason are in each
+            run's ``config``, its cost in the runs' costs.
 
     Raises:
         CannotBatch: ``engine="replicas"`` and the model cannot run as a batched program.
@@ -67,7 +68,7 @@ def run_cells(
     if engine == "serial":
         return _one_after_the_other(task, spec, cells, steps, **options)
 
-    choice = choose(task, spec, cells, chunk=chunk)
+    choice = choose(task, spec, cells, steps=steps, chunk=chunk)
 
     def noted(run: Run) -> Run:
         """The run with the engine's note in its config, and its share of the choice's cost."""
@@ -79,7 +80,8 @@ def run_cells(
     with threads(choice.threads):
         if choice.engine == "replicas":
             try:
-                return [noted(run) for run in replicas(task, spec, cells, steps, chunk=chunk, **options)]
+                how = {"chunk": chunk, "captured": choice.captured}
+                return [noted(run) for run in replicas(task, spec, cells, steps, **how, **options)]
             except CannotBatch as error:  # a later batch did what the first did not
                 choice = replace(choice, engine="serial", note=f"replicas gave up: {error}")
         return [noted(run) for run in _one_after_the_other(task, spec, cells, steps, **options)]

@@ -16,13 +16,18 @@ from lrscope.training.cell import Cell
 from lrscope.training.program import CannotBatch, Program, Traits, stack_batches
 
 
-def default_chunk(theta: Tensor) -> int:
-    """Replicas per program for parameters like ``theta``, ``(P,)``."""
-    # theta, gradient and up to three tensors of optimizer state; on a CPU they should stay in the outer cache.
-    each = 5 * theta.numel() * theta.element_size()
-    room = 16 * 2**20 if theta.device.type == "cpu" else 4 * 2**30
-    floor = 4 if each <= 2**28 else 1
-    return max(floor, min(32 if theta.device.type == "cpu" else 256, room // each))
+def default_chunk(theta: Tensor, kept: int = 0, *, captured: bool = False) -> int:
+    """Replicas per program for parameters like ``theta``, ``(P,)``, whose forward pass keeps so many bytes.
+
+    On a CPU what a program works on should stay in a core's cache, as far as that is possible: a captured program
+    spends little on each call, so it may be small. Elsewhere as many as fit into some gigabytes.
+    """
+    # theta, gradient and up to three tensors of optimizer state; what is kept, and its gradients.
+    each = 5 * theta.numel() * theta.element_size() + 2 * kept
+    if theta.device.type != "cpu":
+        return max(1, min(256, (4 * 2**30) // each))
+    room, fewest = (8 * 2**20, 1) if captured else (16 * 2**20, 4 if each <= 2**28 else 1)
+    return max(fewest, min(32, room // each))
 
 
 def seeds_mix(task: Task, cells: Sequence[Cell], traits: Traits) -> bool:

@@ -35,12 +35,16 @@ class Traits:
         seed: Whose initialisation.
         changing: Buffers that training changes, which every replica needs for itself.
         draws: The model draws random numbers (dropout).
+        counts: Training changes numbers or texts that modules keep in plain Python, or draws outside torch.
+        kept: Bytes that the forward pass keeps for the backward pass, besides the parameters.
         loss, grad: Value and gradient there, shapes ``()`` and ``(P,)``, to check the batched program by.
     """
 
     seed: int
     changing: frozenset[str]
     draws: bool
+    counts: bool
+    kept: int
     loss: Tensor
     grad: Tensor
 
@@ -68,10 +72,21 @@ def examine(task: Task, seed: int, batch: Batch) -> Traits:
     theta = layout.point(model).requires_grad_()
     state = _state(model)
     original = {name: t.clone() for name, t in state.items()}
+    known = {theta.untyped_storage().data_ptr()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
     with isolated_rng(seed), mode_of(model, training=True), sdpa_kernel(SDPBackend.MATH):
-        before = _generators()
-        loss, after = loss_fn.step(layout.unflatten(theta), state, batch)
-        draws = before != _generators()
+        before, plain = _generators(), _plain_state(model)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss, after = loss_fn.step(layout.unflatten(theta), state, batch)
+        now = _generators()
+        counts = before[:-1] != now[:-1] or plain != _plain_state(model)
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         came = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise TaskError(
@@ -81,7 +96,7 @@ def examine(task: Task, seed: int, batch: Batch) -> Traits:
     (grad,) = torch.autograd.grad(loss, theta)
     # By value: batch normalisation moves its statistics without torch's version counters noticing.
     changing = frozenset(k for k, t in after.items() if not torch.equal(t, original[k]))
-    return Traits(seed, changing, draws, loss.detach(), grad)
+    return Traits(seed, changing, before != now, counts, sum(kept.values()), loss.detach(), grad)
 
 
 class Program:
@@ -236,6 +251,12 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {k: t.shape for k, t in state.items()}
+
+
+def _plain_state(model: nn.Module) -> list[dict[str, Any]]:
+    """What modules remember that is neither a tensor nor a module."""
+    kinds = (int, float, str, complex, type(None))
+    return [{k: v for k, v in vars(m).items() if isinstance(v, kinds)} for m in model.modules()]
 
 
 def _generators() -> tuple[Any, ...]:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any
-
-import torch
-from torch.utils.data import DataLoader
 
 from lrscope.isolation import isolated_rng, mode_of
 from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Run
 from lrscope.records import environment as versions
-from lrscope.tasks import Batches, BatchStream, Task
+from lrscope.tasks import BatchStream, Task
 from lrscope.training import recording
 from lrscope.training.captured import Drifted, Graphs, Lane
 from lrscope.training.cell import Cell
 from lrscope.training.chunk import LOOK_EVERY, Chunk
 from lrscope.training.grouping import Feed, chunks, default_chunk, seeds_mix
-from lrscope.training.program import Traits, examine
+from lrscope.training.lanes import lanes_for, workers
+from lrscope.training.program import examine
 from lrscope.training.recording import Look, OnProgress, OnRun, ShouldStop
 
 WORTH_TRACING = 100
@@ -89,15 +87,18 @@ def replicas(
     traits = examine(task, first, batch)
     if captured is None:
         captured = traits.grad.device.type == "cpu" and steps >= WORTH_TRACING
+    captured = captured and not traits.counts  # a tape would go on with what Python said when it was traced
     number = lanes_for(task, traits, len(cells), lanes) if captured else 1
-    size = chunk or min(default_chunk(traits.grad), -(-len(cells) // number))  # work for every lane
+    size = chunk or min(
+        default_chunk(traits.grad, traits.kept, captured=captured), -(-len(cells) // number)
+    )  # work for every lane
     parts = list(chunks(cells, size, by_seed=not seeds_mix(task, cells, traits)))
     environment, graphs = versions(), Graphs()
     ways = [Lane(graphs) if captured else None for _ in range(number)]
     runs: dict[int, Run] = {}
     done = 0
 
-    with _workers(number) as pool:
+    with workers(number) as pool:
         for some in range(0, len(parts), number):
             wave = parts[some : some + number]
 
@@ -143,29 +144,6 @@ def replicas(
                         on_run(i, runs[i])
                 done += steps * len(job.part)
     return [runs[i] for i in range(len(cells))]
-
-
-def lanes_for(task: Task, traits: Traits, num_cells: int, asked: int | None = None) -> int:
-    """Chunks of a captured program that may train at the same time."""
-    # Other threads must draw no random numbers, since generators are global, and need their batches ahead.
-    ahead = isinstance(task.train, (Batches, DataLoader, list, tuple))
-    if traits.draws or not ahead or traits.grad.device.type != "cpu":
-        return 1
-    return max(1, min(asked or torch.get_num_threads(), num_cells))
-
-
-@contextmanager
-def _workers(number: int) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads that compute on one core each; none where one lane is enough."""
-    if number == 1:
-        yield None
-        return
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(number, "lrscope-lane", torch.set_num_threads, (1,)) as pool:
-        try:
-            yield pool
-        finally:
-            torch.set_num_threads(before)  # in parts it holds for the process, whichever thread says so
 
 
 def _train(

@@ -182,8 +182,8 @@ class _Plan:
             raise Unplayable(f"{op} is no operation on tensors")
         if mutates(node) and not outs:
             return op._op, args, kwargs
-        if op in (_aten.clone.default, _aten._to_copy.default):
-            return _aten.copy_.default._op, (outs[0], args[0]), {}
+        if op in _WRITERS and len(outs) == 1:
+            return _WRITERS[op](outs[0], *args, **kwargs)
         if not mutates(node) and not is_random(node):
             seen_args, seen_kwargs = map_arg((node.args, node.kwargs), lambda n: self.seen[n])
             for variant in _out_variants(op):
@@ -330,8 +330,50 @@ _OF_SHAPE_ALONE = {
     _aten.zeros.default,
     _aten.ones.default,
     _aten.arange.default,
+    _aten.eye.default,
     _aten.arange.start,
     _aten.new_zeros.default,
     _aten.new_ones.default,
     _aten.new_full.default,
 }
+
+
+def _zeros(out: Tensor, *_: Any, **__: Any) -> Call:
+    return out.zero_, (), {}
+
+
+def _copy(out: Tensor, source: Tensor, *_: Any, **__: Any) -> Call:
+    return out.copy_, (source,), {}
+
+
+def _scale(out: Tensor, source: Tensor, factor: Any) -> Call:
+    return torch.mul, (source, factor), {"out": out}
+
+
+def _pad(out: Tensor, source: Tensor, widths: Sequence[int], value: float = 0.0) -> Call:
+    inner, part = out, source
+    for i in range(0, len(widths), 2):
+        dim = out.ndim - 1 - i // 2
+        before, after = widths[i], widths[i + 1]  # negative: cut off, as in the gradient of padding
+        part = part.narrow(dim, max(0, -before), source.shape[dim] + min(0, before) + min(0, after))
+        inner = inner.narrow(dim, max(0, before), part.shape[dim])
+    if inner.shape == out.shape:
+        return out.copy_, (part,), {}
+
+    def run() -> None:
+        out.fill_(value)
+        inner.copy_(part)
+
+    return run, (), {}
+
+
+_WRITERS: dict[Any, Callable[..., Call]] = {
+    _aten.clone.default: _copy,
+    _aten._to_copy.default: _copy,
+    _aten.new_zeros.default: _zeros,
+    _aten.zeros_like.default: _zeros,
+    _aten.zeros.default: _zeros,
+    _aten.mul.Scalar: _scale,
+    _aten.constant_pad_nd.default: _pad,
+}
+"""How operations write into given memory for which torch has only a copy."""

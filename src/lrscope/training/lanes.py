@@ -1,0 +1,36 @@
+"""Chunks of replicas that train at the same time, each on a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from torch.utils.data import DataLoader
+
+from lrscope.tasks import Batches, Task
+from lrscope.training.program import Traits
+
+
+def lanes_for(task: Task, traits: Traits, num_cells: int, asked: int | None = None) -> int:
+    """Chunks of a captured program that may train at the same time."""
+    # Other threads must draw no random numbers, since generators are global, and need their batches ahead.
+    ahead = isinstance(task.train, (Batches, DataLoader, list, tuple))
+    if traits.draws or not ahead or traits.grad.device.type != "cpu":
+        return 1
+    return max(1, min(asked or torch.get_num_threads(), num_cells))
+
+
+@contextmanager
+def workers(number: int) -> Iterator[ThreadPoolExecutor | None]:
+    """Threads that compute on one core each; none where one lane is enough."""
+    if number == 1:
+        yield None
+        return
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(number, "lrscope-lane", torch.set_num_threads, (1,)) as pool:
+        try:
+            yield pool
+        finally:
+            torch.set_num_threads(before)  # in parts it holds for the process, whichever thread says so
