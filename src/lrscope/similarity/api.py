@@ -57,7 +57,7 @@ def cca(
         LrscopeWarning: Fewer than 10 rows per direction compared; the message says how many are needed.
 
     Cost: three products of N D^2 and an SVD of D^3; each permutation one such product and an SVD, each half the
-    whole of half the rows. Memory: 8 MB of converted rows at a time and three (D, D) matrices.
+    whole of half the rows. Memory: a few MB of converted rows at a time and about ten (D, D) matrices.
 
     Source: Hotelling, "Relations between two sets of variates", 1936; as a similarity of networks Raghu et al.,
     arXiv:1706.05806, section 2.
@@ -134,7 +134,8 @@ def pwcca(
 
     **Not symmetric**: the weights come from one side. It does not change under an invertible linear map of the
     *other* side, nor under translation, one common scale, sign flips or a permutation of units of the reference; a
-    rotation of the reference changes it, since the weights add up over units.
+    rotation of the reference changes it, since the weights add up over units. Where correlations coincide (several at
+    1, say), their directions and weights are arbitrary, which the guard ``tied_correlations`` reports.
 
     Args:
         x, y, spatial, channels, null, bootstrap, seed: As for :func:`cca`.

@@ -6,6 +6,9 @@ from lrscope.similarity.measures import SAMPLES_PER_DIRECTION, Reading
 from lrscope.similarity.result import Guard
 from lrscope.similarity.side import Side
 
+TIE = 1e-8
+"""Correlations as close as this have no directions of their own, only a common space."""
+
 
 def guards_of(x: Side, y: Side, reading: Reading, examples: int | None) -> tuple[Guard, ...]:
     """Few samples, samples that hang together, missing rank, constant units; rows are parts of ``examples``."""
@@ -47,6 +50,17 @@ def guards_of(x: Side, y: Side, reading: Reading, examples: int | None) -> tuple
                     "rank_deficient",
                     name,
                     f"the {varying} varying units of {name} span {rank} directions; the others follow up to rounding",
+                )
+            )
+    if len(reading.weights) > 1:
+        gaps = reading.correlations[:-1] - reading.correlations[1:]
+        if 0 < (tied := int((gaps < TIE).sum())) < len(gaps):
+            found.append(
+                Guard(
+                    "tied_correlations",
+                    "both",
+                    f"{tied} neighbours among {len(reading.correlations)} correlations coincide; their directions, and "
+                    "so their weights, are arbitrary; cca, svcca and cka do not depend on that choice",
                 )
             )
     return tuple(found)

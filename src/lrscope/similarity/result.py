@@ -9,7 +9,7 @@ import numpy as np
 
 from lrscope.records import Cost
 
-GuardKind = Literal["few_samples", "dependent_samples", "rank_deficient", "constant_units"]
+GuardKind = Literal["few_samples", "dependent_samples", "rank_deficient", "constant_units", "tied_correlations"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Guard:
 
     Attributes:
         kind: ``few_samples`` (the value should not be trusted; also a warning), ``dependent_samples`` (positions of
-            one example were counted as samples), ``rank_deficient`` or ``constant_units``.
+            one example were counted as samples), ``rank_deficient``, ``constant_units``, or ``tied_correlations``
+            (PWCCA's weights are arbitrary where correlations coincide).
         side: ``x``, ``y`` or ``both``.
         message: One sentence with the numbers.
         needed: Samples that would be enough, for ``few_samples``.

@@ -182,6 +182,17 @@ def test_quiet_units_count_in_cca_unless_they_are_rounding():
     assert cca(X * scales, Y).ranks == (6, 4)
 
 
+def test_tied_correlations_leave_weights_of_pwcca_open():
+    """Three units in common give the correlation 1 three times, and any basis of their space is canonical."""
+    y = torch.cat([X[:, :3], gaussian(7, 200, 3)], dim=1)
+    (guard,) = pwcca(X, y).guards
+    assert guard.kind == "tied_correlations"
+    assert "2 neighbours among 6" in guard.message
+    assert not pwcca(X, Y).guards
+    assert not pwcca(X, X).guards  # all coincide: whatever the weights, the mean is 1
+    assert not cca(X, y).guards
+
+
 def test_positions_of_few_images_are_dependent_samples():
     maps, other = MAPS[:25], gaussian(6, 25, 3, 4, 4)
     (guard,) = cca(maps, other, spatial="samples").guards
