@@ -180,6 +180,7 @@ def finite(value: Any) -> float | None:
 
 def rows_of(table: Table, by: Sequence[str]) -> list[tuple[dict[str, Any], Table]]:
     """The table split by the values of some columns, in their natural order."""
+    by = [by] if isinstance(by, str) else by
     for name in by:
         if name not in table.columns:
             raise ValueError(f"by: there is no column {name!r}; there are {', '.join(table.columns) or 'none'}")

@@ -83,7 +83,7 @@ def summary(
     Raises:
         ValueError: A column is missing, or two runs share place and seed.
     """
-    by = rows_by(table) if by is None else by
+    by = rows_by(table) if by is None else [by] if isinstance(by, str) else by
     value = judging(table) if value is None else value
     bar = bar_of(table) if bar is None else bar
     limits = list(boundary(table, x, by, bar=bar).rows())

@@ -1,5 +1,6 @@
 """Phase diagrams: the boundary and the ridge on tables made by hand, what sentences say, what pictures show."""
 
+import doctest
 import itertools
 import math
 
@@ -10,6 +11,7 @@ import pytest
 mpl.use("Agg")
 
 from lrscope.records import Table
+from lrscope.reports import phase
 from lrscope.reports.phase import draw_phase
 from lrscope.reports.phase_axes import round_ticks
 from lrscope.reports.phase_cells import bar_of, best_cell, ordered, spots, trains
@@ -277,6 +279,17 @@ def test_regimes_are_drawn_by_name():
 def test_maps_of_nothing_much_are_drawn(rows):
     draw_phase(Table.of(rows)).figure.canvas.draw()
     draw_phase(Table.of(rows), y=None).figure.canvas.draw()
+    mpl.pyplot.close("all")
+
+
+def test_one_name_is_as_good_as_a_list_of_one():
+    table = table_2d()
+    assert boundary(table, by="warmup").to_dict() == boundary(table, by=["warmup"]).to_dict()
+    assert summary(table, by="warmup") == summary(table)
+
+
+def test_the_example_of_the_docstring():
+    assert doctest.testmod(phase).failed == 0
     mpl.pyplot.close("all")
 
 

@@ -1,5 +1,6 @@
 """The planner on landscapes whose boundary and optimum are known: found as finely as stated, with few runs."""
 
+import doctest
 import math
 import random
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from lrscope.records import Table
 from lrscope.reports.phase_limits import boundary, ridge
+from lrscope.sweeps import adaptive
 from lrscope.sweeps.adaptive import Adaptive
 
 GRID = [2.0**k for k in range(-12, 5)]
@@ -178,3 +180,7 @@ def test_interrupted_anywhere_it_goes_on_as_if_never_stopped():
 def test_what_cannot_be_planned_is_refused(axes, options, says):
     with pytest.raises(ValueError, match=says):
         Adaptive(axes, **options)
+
+
+def test_the_example_of_the_docstring():
+    assert doctest.testmod(adaptive).failed == 0
