@@ -100,6 +100,8 @@ def with_regimes(table: Table, **options: Any) -> Table:
 
 def _threshold(base: OptimizerSpec | None, row: Mapping[str, Any]) -> float | None:
     """Of what trained this row; ``None`` if the recorded sharpness is not the one that decides."""
+    if row.get("sharpness_end") is None:  # nothing to hold against it, and torch's first optimizer takes a second
+        return None
     spec = OptimizerSpec.parse(row["optimizer"]) if row.get("optimizer") else base
     if spec is None or spec.name != "sgd":
         return None
