@@ -148,6 +148,8 @@ def _map(
         if compact:
             for ax in figure.axes:
                 ax.tick_params(labelsize="small")
+                ax.xaxis.label.set_fontsize("small")
+                ax.yaxis.label.set_fontsize("small")
         _legend(figure, panels, keys, compact)
 
 
