@@ -129,11 +129,11 @@ def opening(count: int) -> dict:
         store = Store(where)
         store.open(print)
         store.write_manifest({**manifest_of(grid, cells[0], None)})
+        record = record_of(cells[0], run_of(cells[0], CURVE))
         started = time.perf_counter()
         for cell in cells:
-            record = record_of(cell, run_of(cell, CURVE)) if cell is cells[0] else {**record, "cell": cell.hash}
             row = {**record["row"], "cell": cell.hash, "lr": cell.lr}
-            store.write({**record, "row": row})
+            store.write({**record, "cell": cell.hash, "row": row})
             store.note(row)
         writing = time.perf_counter() - started
         started = time.perf_counter()

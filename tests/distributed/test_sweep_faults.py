@@ -77,7 +77,7 @@ def kill_driver(out, engine, delay):
     process.join(delay)
     workers = children(process.pid)
     alive = process.is_alive()
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     return alive, workers
 
