@@ -86,7 +86,7 @@ def align(model_a: nn.Module, model_b: nn.Module, *, seed: int = 0, max_sweeps: 
 
     References:
         Ainsworth, Hayase, Srinivasa, Git Re-Basin: Merging Models modulo Permutation Symmetries, 2022,
-        arXiv 2209.04836, section 3.2 (matching weights).
+        arXiv 2209.04836 (matching weights).
     """
     check_count("max_sweeps", max_sweeps, 1)
     for name, model in (("model_a", model_a), ("model_b", model_b)):

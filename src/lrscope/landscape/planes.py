@@ -51,7 +51,7 @@ def plane(
         MeasurementError: The three lie on a line, or two are equal.
 
     References:
-        Garipov et al., 2018, arXiv 1802.10026, appendix A.1; Gotmare et al., 2018, arXiv 1810.13243, figure 3.
+        Garipov et al., 2018, arXiv 1802.10026; Gotmare et al., 2018, arXiv 1810.13243, figure 3.
     """
     surface = _surface(target, num_points, num_batches, margin)
     origin, second, third = surface.read(a, b, c)
@@ -96,8 +96,8 @@ def pca_plane(
         MeasurementError: The points lie on a line.
 
     References:
-        Li, Xu, Taylor, Studer, Goldstein, Visualizing the Loss Landscape of Neural Nets, 2018, arXiv 1712.09913,
-        section 7.
+        Li, Xu, Taylor, Studer, Goldstein, Visualizing the Loss Landscape of Neural Nets, 2018, arXiv 1712.09913
+        (optimisation paths).
     """
     if len(trajectory) < 3:
         raise ValueError(f"trajectory: a plane needs 3 points or more, got {len(trajectory)}")
@@ -149,7 +149,7 @@ def random_plane(
         num_batches, on_progress: As for :func:`plane`.
 
     References:
-        Li et al., 2018, arXiv 1712.09913, section 4.
+        Li et al., 2018, arXiv 1712.09913.
     """
     surface = _surface(target, num_points, num_batches, 0.0)
     (theta,) = surface.read(at, names=["at"])
@@ -216,7 +216,7 @@ def random_directions(target: Target, at: Point, *, count: int = 2, seed: int = 
     of norms) are not moved.
 
     References:
-        Li et al., 2018, arXiv 1712.09913, section 4.
+        Li et al., 2018, arXiv 1712.09913.
     """
     check_count("count", count, 1)
     surface = Surface(target)

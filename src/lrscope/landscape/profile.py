@@ -86,9 +86,10 @@ class Barrier:
             A refinement that finds much means a grid too coarse.
 
     References:
-        ``height``: Gotmare, Keskar, Xiong, Socher, A Closer Look at Deep Learning Heuristics, 2018, arXiv 1810.13243.
+        ``height``: its sign is what Gotmare, Keskar, Xiong, Socher, A Closer Look at Deep Learning Heuristics, 2018,
+        arXiv 1810.13243, ask of a segment.
         ``above_chord``: Entezari, Sedghi, Saukh, Neyshabur, The Role of Permutation Invariance in Linear Mode
-        Connectivity of Neural Networks, 2021, arXiv 2110.06296, definition 2.1.
+        Connectivity of Neural Networks, 2021, arXiv 2110.06296.
     """
 
     of: str
