@@ -203,7 +203,8 @@ def main() -> None:
         )
         print(f"its three float64 products {spent['three products']:.1f} s; ratio {result['ratio']:.2f};")
         print(f"debiased CKA from the sums {result['seconds of a result']:.2f} s; peak {result['peak MB']:.0f} MB")
-    print(f"\n{problems.keep('similarity', packages=('scipy', 'scikit-learn'), **found)}")
+    name = f"similarity_{options.only}" if options.only else "similarity"
+    print(f"\n{problems.keep(name, packages=('scipy', 'scikit-learn'), **found)}")
 
 
 if __name__ == "__main__":

@@ -230,3 +230,25 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
             found = measure(*normal(200, 1000 + seed)[:2], bootstrap=80, seed=seed, **options).interval
             covered.append(found.low <= float(truth[measure]) <= found.high)
         assert np.mean(covered) >= 0.83  # 0.95 less four standard errors of 60 draws
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("debiased", "usual"), [(False, "percentile"), (True, "reflected")])
+def test_halves_cover_where_drawing_with_replacement_does_not(debiased, usual):
+    """The comparison on the page: 1,000 examples of 20 units whose CKA is known."""
+    n, d, draws = 1000, 20, 60
+    rho = torch.linspace(0.9, 0.1, d, dtype=torch.float64)
+    truth = float((rho**2).mean())
+    rng, covered = torch.Generator().manual_seed(1), {"halves": 0, "usual": 0}
+    for seed in range(draws):
+        x, noise = torch.randn(2, n, d, generator=rng, dtype=torch.float64)
+        y = rho * x + (1 - rho**2).sqrt() * noise
+        found = cka(x, y, debiased=debiased, bootstrap=60, seed=seed)
+        covered["halves"] += found.interval.low <= truth <= found.interval.high
+        again = [torch.randint(n, (n,), generator=rng) for _ in range(60)]
+        low, high = np.quantile([float(cka(x[i], y[i], debiased=debiased)) for i in again], [0.025, 0.975])
+        if usual == "reflected":
+            low, high = 2 * found.similarity - high, 2 * found.similarity - low
+        covered["usual"] += low <= truth <= high
+    assert covered["halves"] >= 0.83 * draws
+    assert covered["usual"] <= 0.7 * draws

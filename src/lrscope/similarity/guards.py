@@ -59,8 +59,8 @@ def guards_of(x: Side, y: Side, reading: Reading, examples: int | None) -> tuple
                 Guard(
                     "tied_correlations",
                     "both",
-                    f"{tied} neighbours among {len(reading.correlations)} correlations coincide; their directions, and "
-                    "so their weights, are arbitrary; cca, svcca and cka do not depend on that choice",
+                    f"{tied} neighbours among {len(reading.correlations)} correlations coincide; their directions and "
+                    "weights are arbitrary; cca, svcca and cka do not depend on them",
                 )
             )
     return tuple(found)
