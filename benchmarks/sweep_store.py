@@ -76,6 +76,7 @@ def overhead(count: int, seconds: float, blocks: int) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "s")
+        store.lock()
         store.open(print)
         store.write_manifest(manifest_of(grid, cells[0], None))
         shown = []
@@ -127,6 +128,7 @@ def opening(count: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "s"
         store = Store(where)
+        store.lock()
         store.open(print)
         store.write_manifest({**manifest_of(grid, cells[0], None)})
         record = record_of(cells[0], run_of(cells[0], CURVE))
@@ -149,6 +151,7 @@ def opening(count: int) -> dict:
         driver = []
         for _ in range(3):
             again = Store(where)
+            again.lock()
             started = time.perf_counter()
             again.open(print)
             driver.append(time.perf_counter() - started)

@@ -70,6 +70,13 @@ def refuse_others(directory: Path, before: Mapping[str, Any], after: Mapping[str
         )
 
 
+def other_versions(directory: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Lines that say with which other versions the cells so far were computed: their numbers may differ a little."""
+    old, new = before["environment"], after["environment"]
+    names = [name for name in ("lrscope", "torch") if old.get(name) != new.get(name)]
+    return [f"{directory}: cells so far are of {n} {old.get(n)}, new ones of {new.get(n)}" for n in names]
+
+
 def sort_rows(rows: Iterable[Mapping[str, Any]], axes: Mapping[str, list[Any]]) -> list[Mapping[str, Any]]:
     """Rows in the order of the grid: numbers by size, text as it was listed."""
     places = {name: {v: i for i, v in enumerate(values)} for name, values in axes.items()}

@@ -27,7 +27,7 @@ WORKER = "LRSCOPE_SWEEP_WORKER"
 SHARES = 8
 """Units per worker, so that the last ones end at about the same time."""
 RESTARTS = 3
-"""Workers in a row that may die before they are ready."""
+"""Workers in a row that may end before they are ready; five times as many where somebody killed them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Processes:
         payload, workers = pickled(job.source), [_Worker(i) for i in range(count)]
         try:
             for worker in workers:
-                worker.start(self._order(job, payload), job.source)
+                worker.start(job.source)
             _drive(workers, backlog, job, self._order(job, payload))
         finally:
             for worker in workers:
@@ -119,7 +119,7 @@ class _Worker:
     ready: bool = False
     stillborn: int = 0
 
-    def start(self, order: dict[str, Any], source: Source) -> None:
+    def start(self, source: Source) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "lrscope.sweeps.worker", str(theirs.fileno())]
@@ -134,14 +134,15 @@ class _Worker:
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdout=2)
         self.connection = Connection(ours.detach())
         self.idle, self.ready, self.unit, self.started = False, False, [], set()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told by the end of the socket
-            self.connection.send(order)
 
     def give(self, unit: list[SweepCell]) -> None:
         self.idle, self.unit, self.started = False, unit, set()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            assert self.connection is not None
-            self.connection.send(unit)
+        self.tell(unit)
+
+    def tell(self, message: Any) -> None:
+        assert self.connection is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the end of the socket says it
+            self.connection.send(message)
 
     def stop(self) -> None:
         """End the process at once: files are whole or absent whenever it ends."""
@@ -168,14 +169,16 @@ def _drive(workers: Sequence[_Worker], backlog: Backlog, job: Job, order: dict[s
             except (EOFError, OSError):  # the process is gone, perhaps in the middle of a message
                 _bury(worker, backlog, job)
                 if backlog:
-                    worker.start(order, job.source)
+                    worker.start(job.source)
             else:
-                _hear(worker, message, job)
+                _hear(worker, message, job, order)
         job.tally.tell()
 
 
-def _hear(worker: _Worker, message: tuple[Any, ...], job: Job) -> None:
+def _hear(worker: _Worker, message: tuple[Any, ...], job: Job, order: dict[str, Any]) -> None:
     match message:
+        case ("here",):
+            worker.tell(order)
         case ("ready",):
             worker.idle, worker.ready, worker.stillborn = True, True, 0
         case ("started", hashes):
@@ -200,11 +203,11 @@ def _bury(worker: _Worker, backlog: Backlog, job: Job) -> None:
     code = worker.process.wait()
     if not worker.ready:
         worker.stillborn += 1
-        if worker.stillborn >= RESTARTS:
+        if worker.stillborn >= (RESTARTS if code >= 0 else 5 * RESTARTS):
             raise MeasurementError(
                 f"engine: worker processes end before they are ready (exit code {code}); try serial"
             )
-        time.sleep(0.2 * worker.stillborn)
+        time.sleep(min(0.2 * worker.stillborn, 1.0))
     suspects = [cell for cell in worker.unit if cell.hash in worker.started]
     dead = backlog.back(worker.unit, suspects)
     for cell in dead:

@@ -58,14 +58,23 @@ class Store:
         for name in self._names() - self.rows.keys():
             self._take(name, say, move=False)
 
-    def open(self, say: Callable[[str], None]) -> None:
-        """Load what is there as its only writer: damaged cells go to quarantine, half-written files away.
+    def lock(self) -> None:
+        """Become the directory's only driver, and make it if need be.
 
         Raises:
-            ValueError: Another driver is at work here.
+            ValueError: It holds something else than a sweep, or another driver is at work here.
         """
+        if self.directory.exists() and not self.directory.is_dir():
+            raise ValueError(f"out: {self.directory} is a file; give a directory")
+        names = set(os.listdir(self.directory)) if self.directory.is_dir() else set()
+        # A driver killed at once leaves these and no manifest yet.
+        if MANIFEST not in names and any(n not in (CELLS, LOCK) and not n.endswith(PARTIAL) for n in names):
+            raise ValueError(f"out: {self.directory} holds something else than a sweep; give another directory")
         (self.directory / CELLS).mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.directory / LOCK)
+
+    def open(self, say: Callable[[str], None]) -> None:
+        """Load what is there, as its driver: damaged cells go to quarantine, half-written files away."""
         self._recall()
         known = self._stamps
         self._stamps, rows, self.rows = {}, self.rows, {}

@@ -20,12 +20,11 @@ from lrscope.sweeps import measure as measuring
 from lrscope.sweeps.cells import SweepCell
 from lrscope.sweeps.engines import Engine, Job, engine_of
 from lrscope.sweeps.grid import Grid
-from lrscope.sweeps.lock import Lock
-from lrscope.sweeps.manifest import manifest_of, refuse_others, sort_rows
+from lrscope.sweeps.manifest import manifest_of, other_versions, refuse_others, sort_rows
 from lrscope.sweeps.phases import regimes
 from lrscope.sweeps.processes import WORKER
 from lrscope.sweeps.source import Source
-from lrscope.sweeps.store import LOCK, MANIFEST, Store
+from lrscope.sweeps.store import MANIFEST, Store
 from lrscope.sweeps.table import SweepTable
 from lrscope.sweeps.tally import OnProgress, Tally
 from lrscope.tasks import Task
@@ -247,28 +246,28 @@ def opened(
     directory: Path, prepared: Prepared, *, fresh: bool = False, say: Callable[[str], None] | None = None
 ) -> Iterator[tuple[Store, dict[str, Any]]]:
     """The directory's store, ours alone, of the same sweep; its table is up to date when it is left."""
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"out: {directory} is a file; give a directory")
-    if fresh and directory.is_dir() and any(directory.iterdir()):
-        Lock(directory / LOCK).release()  # refuses while another sweep writes there
-        numbered = (directory.with_name(f"{directory.name}.before-{n}") for n in range(1, 10_000))
-        directory.rename(next(path for path in numbered if not path.exists()))
     store = Store(directory)
-    before = store.manifest if (directory / MANIFEST).exists() else None
-    if before is None and directory.is_dir() and any(directory.iterdir()):
-        raise ValueError(f"out: {directory} holds something else than a sweep; give another directory")
-    manifest = manifest_of(prepared.grid, prepared.cells[0], before)
-    if before is not None:
-        refuse_others(directory, before, manifest)
-    store.open(say or _say)
+    store.lock()
     try:
-        store.write_manifest(manifest)
-        yield store, manifest
-    finally:
-        try:
-            store.remember(manifest["axes"])
-        finally:
+        if fresh and (directory / MANIFEST).exists():
             store.close()
+            numbered = (directory.with_name(f"{directory.name}.before-{n}") for n in range(1, 10_000))
+            directory.rename(next(path for path in numbered if not path.exists()))
+            store.lock()
+        before = store.manifest if (directory / MANIFEST).exists() else None
+        manifest = manifest_of(prepared.grid, prepared.cells[0], before)
+        if before is not None:
+            refuse_others(directory, before, manifest)
+            for text in other_versions(directory, before, manifest):
+                (say or _say)(text)
+        store.open(say or _say)
+        store.write_manifest(manifest)
+        try:
+            yield store, manifest
+        finally:
+            store.remember(manifest["axes"])
+    finally:
+        store.close()
 
 
 def _run(prepared: Prepared, job: Job, *, adaptive: bool) -> list[str]:

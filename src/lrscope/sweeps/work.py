@@ -94,6 +94,7 @@ def _run(source: Source, cells: list[SweepCell], guarded: _Guarded, within: With
         left = [cell for cell in cells if cell.hash not in reported]
         if len(left) == 1:
             guarded.record(failure_of(left[0], error, engine=within))
+        if len(left) <= 1:
             return
     # Whose fault it is, nobody says: halves find it in few steps, and keep their neighbours in one program.
     for half in (left[: len(left) // 2], left[len(left) // 2 :]):

@@ -25,6 +25,7 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     connection = Connection(fd)
     try:
+        connection.send(("here",))  # an order may be large, and the driver shall not wait for us to start
         order = connection.recv()
         sys.path[:] = order["path"]
         serve(connection, order)

@@ -230,6 +230,23 @@ def test_children_of_a_dead_driver_do_not_keep_its_lock(tmp_path):
         os.kill(int(seen.read_text()), signal.SIGKILL)
 
 
+def test_a_driver_killed_before_its_manifest_leaves_no_obstacle(tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "lock").touch()
+    (tmp_path / ".sweep.json.7.partial").write_text("{")
+    assert len(small(tmp_path).table) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cells", "lock", "sweep.json", "table.parquet"]
+
+
+def test_cells_of_another_version_are_told(tmp_path):
+    small(tmp_path / "s")
+    path = tmp_path / "s" / "sweep.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "environment": {**found["environment"], "torch": "0.4"}}))
+    with pytest.warns(LrscopeWarning, match=r"cells so far are of torch 0\.4, new ones of \d"):
+        small(tmp_path / "s")
+
+
 def test_what_is_no_sweep_is_said(tmp_path):
     with pytest.raises(ValueError, match="no directory of a sweep"):
         read(tmp_path)
