@@ -117,7 +117,7 @@ def test_what_was_just_measured_is_drawn_as_what_was_kept(id):
     svg = inline_figure(again, draw)
     assert len(svg) < 250_000
     assert not re.search(r"\bnan\b|\binf\b|None", re.sub(r'd="[^"]*"', "", svg))
-    assert svg == inline_figure(outcome, draw)
+    assert plain(again.curves) == plain(outcome.curves)
 
 
 def lines(value):
