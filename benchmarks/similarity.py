@@ -142,32 +142,34 @@ def speed(n: int, d: int) -> list[dict[str, Any]]:
 
 
 def streaming(rows: int, d: int, batch: int, device: str) -> dict[str, Any]:
-    x, y = (t.to(device) for t in activations(batch, d))
-    wide_x, wide_y = x.double(), y.double()
+    pool = [
+        tuple(part.to(device) for part in parts)
+        for parts in zip(*(t.split(batch) for t in activations(4 * batch, d)))
+    ]
+    wide = [tuple(part.double() for part in parts) for parts in pool]
     turns = 4  # in turn, so that the machine's moods hit both alike
     count = max(1, rows // (batch * turns))
     total = Streaming()
-    total.update(x, y)
 
     def feed() -> None:
-        for _ in range(count):
-            total.update(x, y)
+        for i in range(count):
+            total.update(*pool[i % 4])
 
     sums = [torch.zeros(d, d, dtype=torch.float64, device=device) for _ in range(3)]
 
     def products() -> None:
-        for _ in range(count):
-            for out, (one, two) in zip(sums, ((wide_x, wide_x), (wide_x, wide_y), (wide_y, wide_y)), strict=True):
+        for i in range(count):
+            x, y = wide[i % 4]
+            for out, (one, two) in zip(sums, ((x, x), (x, y), (y, y)), strict=True):
                 out.addmm_(one.T, two)
-
-    times = problems.taking_turns({"streaming": feed, "three products": products}, turns)
 
     def all_of_it() -> Any:
         fresh = Streaming()
-        for _ in range(3):
-            fresh.update(x, y)
+        for parts in pool:
+            fresh.update(*parts)
         return fresh.cka(debiased=True)
 
+    times = problems.taking_turns({"streaming": feed, "three products": products}, turns)
     return {
         "rows": count * turns * batch,
         "units": d,
@@ -175,8 +177,8 @@ def streaming(rows: int, d: int, batch: int, device: str) -> dict[str, Any]:
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
         "seconds": {name: sum(spent) for name, spent in times.items()},
         "ratio": problems.ratio(times["streaming"], times["three products"]),
-        "peak MB": problems.peak_bytes(all_of_it) / 1e6,
         "seconds of a result": problems.seconds(lambda: total.cka(debiased=True)),
+        "peak MB": problems.peak_bytes(all_of_it) / 1e6,
     }
 
 
@@ -184,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--d", type=int, default=512)
-    parser.add_argument("--rows", type=int, default=20_000, help="of the stream")
+    parser.add_argument("--rows", type=int, default=32_000, help="of the stream")
     parser.add_argument("--units", type=int, default=2_048, help="of the stream")
     parser.add_argument("--device", default="cpu", help="of the stream")
     parser.add_argument("--only", choices=("speed", "streaming"))

@@ -59,7 +59,7 @@ def guards_of(x: Side, y: Side, reading: Reading, examples: int | None) -> tuple
                 Guard(
                     "tied_correlations",
                     "both",
-                    f"{tied} neighbours among {len(reading.correlations)} correlations coincide; their directions and "
+                    f"{tied} neighbours among {len(reading.correlations)} correlations coincide; directions and "
                     "weights are arbitrary; cca, svcca and cka do not depend on them",
                 )
             )
