@@ -124,9 +124,10 @@ def tables_of(tables: dict[str, Table]) -> dict[str, str]:
         found["digits"] = said(summary(tables["digits"], value="eval_loss"))
         found["adaptive"] = replay(tables["digits"])
     if "topics" in tables:
-        found["topics"] = limits(tables["topics"], ["warmup"])
+        found["topics"] = said(summary(tables["topics"])[:2]) + "\n\n" + limits(tables["topics"], ["warmup"])
     if "topics-tiny" in tables:
-        found["topics-tiny"] = limits(tables["topics-tiny"], ["warmup"])
+        tiny = tables["topics-tiny"]
+        found["topics-tiny"] = said(summary(tiny)[:2]) + "\n\n" + limits(tiny, ["warmup"])
     if "fcn" in tables:
         found["fcn"] = limits(tables["fcn"], ["start", "warmup"], bar=DEAD) + "\n\n" + criteria(tables["fcn"])
     if "width" in tables:

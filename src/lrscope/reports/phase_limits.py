@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -23,11 +23,13 @@ class Limit:
         trains: Largest x below the first failure, going up from the best; ``None`` if none trains.
         fails: That failure; ``None`` if there is none.
         ragged: Whether a still larger x trains again.
+        seed: Which one.
     """
 
     trains: float | None
     fails: float | None
     ragged: bool = False
+    seed: Any = None
 
     @property
     def middle(self) -> float:
@@ -43,7 +45,7 @@ def limits(table: Table, x: str = "lr", *, of: Criterion = "trains", bar: float 
     for row in checked(table, x):
         if trains(row, of) is not None:
             seeds.setdefault(row.get("seed"), []).append(row)
-    return [_limit(sorted(rows, key=lambda r: r[x]), x, of, bar) for rows in seeds.values()]
+    return [replace(_limit(sorted(rows, key=lambda r: r[x]), x, of, bar), seed=s) for s, rows in seeds.items()]
 
 
 def _limit(rows: list[Row], x: str, of: Criterion, bar: float) -> Limit:

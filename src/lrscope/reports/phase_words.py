@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from lrscope.records import Table
 from lrscope.reports import numbers
 from lrscope.reports.phase_cells import Better, bar_of, best_cell, judging, rows_of, share_of, size_of, spots
-from lrscope.reports.phase_limits import boundary, ridge
+from lrscope.reports.phase_limits import boundary, limits, ridge
 
 MOST_ROWS = 6
 """Rows of a map that a sentence names; of more, the first, the last and the extremes."""
@@ -86,8 +87,8 @@ def summary(
     by = rows_by(table) if by is None else [by] if isinstance(by, str) else by
     value = judging(table) if value is None else value
     bar = bar_of(table) if bar is None else bar
-    limits = list(boundary(table, x, by, bar=bar).rows())
-    said = [_reach(limits, x, by), _survives(table, limits, x, by), _gain(limits, by), *_unsure(limits)]
+    found = list(boundary(table, x, by, bar=bar).rows())
+    said = [_reach(found, x, by), _survives(table, found, x, by), _gain(table, x, by, bar), *_unsure(found)]
     said.append(_best(table, x, by, value, better, bar))
     said.append(_moves(list(ridge(table, x, by, value=value, better=better, bar=bar).rows()), x, by))
     said.append(_counts(table))
@@ -99,23 +100,23 @@ def rows_by(table: Table) -> tuple[str, ...]:
     return ("warmup",) if "warmup" in table.columns else ()
 
 
-def _reach(limits: list[dict[str, Any]], x: str, by: Sequence[str], verb: str = "trains") -> str | None:
-    if not limits:
+def _reach(found: list[dict[str, Any]], x: str, by: Sequence[str], verb: str = "trains") -> str | None:
+    if not found:
         return None
-    seeds = max(limit["seeds"] for limit in limits)
+    seeds = max(row["seeds"] for row in found)
     every = "" if seeds < 2 else " in both seeds" if seeds == 2 else f" in all {seeds} seeds"
     name = "learning rate" if x == "lr" else axis_words(x)
-    if len({_largest(limit) for limit in limits}) == 1 and len(limits) > 2:
-        return f"Largest {name} that {verb}{every}: {_largest(limits[0])} in every row."
-    shown = limits if len(limits) <= MOST_ROWS else [limits[0], limits[len(limits) // 2], limits[-1]]
+    if len({_largest(row) for row in found}) == 1 and len(found) > 2:
+        return f"Largest {name} that {verb}{every}: {_largest(found[0])} in every row."
+    shown = found if len(found) <= MOST_ROWS else [found[0], found[len(found) // 2], found[-1]]
     parts = [f"{_largest(limit)} {row_name({k: limit[k] for k in by})}".strip() for limit in shown]
     return f"Largest {name} that {verb}{every}: {numbers.listing(parts)}."
 
 
-def _survives(table: Table, limits: list[dict[str, Any]], x: str, by: Sequence[str]) -> str | None:
+def _survives(table: Table, found: list[dict[str, Any]], x: str, by: Sequence[str]) -> str | None:
     """Up to where runs at least do not diverge, where that is further."""
     finished = list(boundary(table, x, by, of="finished").rows())
-    if [_largest(row) for row in finished] == [_largest(row) for row in limits]:
+    if [_largest(row) for row in finished] == [_largest(row) for row in found]:
         return None
     return _reach(finished, x, by, "does not diverge")
 
@@ -128,39 +129,40 @@ def _largest(limit: Mapping[str, Any]) -> str:
     return f"at least {text}" if limit["high"] is None and limit["open"] == "above" else text
 
 
-def _gain(limits: list[dict[str, Any]], by: Sequence[str]) -> str | None:
-    """What warmup buys, where that is the only axis of the rows."""
-    if list(by) != ["warmup"] or len(limits) < 2:
+def _gain(table: Table, x: str, by: Sequence[str], bar: float) -> str | None:
+    """What warmup buys, where that is the only axis of the rows: the longest against the shortest, seed by seed."""
+    if list(by) != ["warmup"] or len(rows := rows_of(table, by)) < 2:
         return None
-    first, last = limits[0], limits[-1]
-    if first["boundary"] is None or last["boundary"] is None:
+    (first, few), (last, many) = rows[0], rows[-1]
+    names = f"{row_name(last)} as {row_name(first)}"
+    before = {one.seed: one.middle for one in limits(few, x, bar=bar)}
+    pairs = [(before[one.seed], one.middle) for one in limits(many, x, bar=bar) if one.seed in before]
+    ratios = sorted(b / a for a, b in pairs if 0 < a < math.inf and 0 < b < math.inf)
+    if not ratios:
         return None
-    ratio, names = last["boundary"] / first["boundary"], [row_name({"warmup": r["warmup"]}) for r in (last, first)]
-    if None not in (first["high"], last["low"]) and last["low"] >= first["high"]:
-        return f"The boundary lies {numbers.times(ratio)} as high {names[0]} as {names[1]}, in every seed."
-    if None not in (last["high"], first["low"]) and last["high"] <= first["low"]:
-        return (
-            f"The boundary lies lower {names[0]} than {names[1]}, at {numbers.times(ratio)} its rate, in every seed."
-        )
-    return (
-        f"The boundary lies at the same rate {names[0]} as {names[1]}."
-        if abs(ratio - 1) < 0.05
-        else f"The medians over seeds put the boundary {numbers.times(ratio)} as high {names[0]} as {names[1]}, but "
-        "their intervals overlap."
-    )
+    up, down, number = sum(r > 1.001 for r in ratios), sum(r < 0.999 for r in ratios), len(ratios)
+    if not up and not down:
+        return f"The boundary lies at the same rate {names}{', in every seed' if number > 1 else ''}."
+    if number in (up, down):
+        span = "" if ratios[-1] / ratios[0] < 1.001 else f" ({ratios[0]:.2g} to {ratios[-1]:.2g} times)"
+        where = f", in every seed{span}" if number > 1 else ""
+        return f"The boundary lies {numbers.times(median(ratios))} as high {names}{where}."
+    middle = "at the same rate" if abs(median(ratios) - 1) < 0.001 else f"{numbers.times(median(ratios))} as high"
+    middle = f"{middle} {names} in the median"
+    return f"The boundary lies {middle}: higher in {up} of {number} seeds, lower in {down}."
 
 
-def _unsure(limits: list[dict[str, Any]]) -> list[str]:
+def _unsure(found: list[dict[str, Any]]) -> list[str]:
     said = []
-    ratios = [limit["resolution"] for limit in limits if limit["resolution"]]
+    ratios = [row["resolution"] for row in found if row["resolution"]]
     if ratios:
         said.append(
             f"The boundary is known to a factor of {max(ratios):.3g}: that far apart are the rates around it."
         )
-    ragged = sum(limit["ragged"] for limit in limits)
+    ragged = sum(row["ragged"] for row in found)
     if ragged:
         said.append(
-            f"In {ragged} of {sum(limit['seeds'] for limit in limits)} seeds a rate above the first failure trained "
+            f"In {ragged} of {sum(row['seeds'] for row in found)} seeds a rate above the first failure trained "
             "again; the boundary is where failures begin."
         )
     return said

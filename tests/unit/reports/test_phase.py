@@ -185,6 +185,21 @@ def test_sentences_say_what_trains_what_warmup_buys_and_what_is_best():
     assert "54 runs and 18 diverged." in said
 
 
+@pytest.mark.parametrize(
+    ("without", "with_", "says"),
+    [
+        ((0.5, 0.5, 1.0), (2.0, 1.0, 2.0), "lies 2 times as high with 33\u202f% warmup as without warmup, in every seed (2 to 4 times)."),
+        ((0.5, 0.5, 1.0), (2.0, 1.0, 1.0), "lies 2 times as high with 33\u202f% warmup as without warmup in the median: higher in 2 of 3 seeds, lower in 0."),
+        ((0.5, 0.5, 1.0), (2.0, 0.25, 1.0), "lies at the same rate with 33\u202f% warmup as without warmup in the median: higher in 1 of 3 seeds, lower in 1."),
+        ((0.5,), (0.5,), "lies at the same rate with 33\u202f% warmup as without warmup."),
+        ((1.0, 1.0), (0.5, 0.5), "lies 0.5 times as high with 33\u202f% warmup as without warmup, in every seed."),
+    ],
+)  # fmt: skip
+def test_what_warmup_buys_is_told_seed_by_seed(without, with_, says):
+    rows = [r for w, edges in ((0, without), ("33%", with_)) for s, edge in enumerate(edges) for r in row(edge, w, s)]
+    assert any(text.endswith(says) for text in summary(Table.of(rows)))
+
+
 def test_sentences_of_open_ends_and_of_nothing():
     said = " ".join(summary(Table.of(row(math.inf))))
     assert "at least 4 without warmup" in said
