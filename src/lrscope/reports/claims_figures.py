@@ -48,9 +48,14 @@ def save_figure(outcome: Outcome, draw: Draw, path: Path) -> Path:
             return path
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
-        short = re.sub(r"(\d\.\d\d)\d+", r"\1", out.getvalue())  # a hundredth of a pixel is enough
-        path.write_text("\n".join(line.rstrip() for line in short.splitlines()) + "\n", encoding="utf-8")
+        text = re.sub(r'\sd="[^"]*"', _shorter, out.getvalue())
+        path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n", encoding="utf-8")
     return path
+
+
+def _shorter(outline: re.Match[str]) -> str:
+    """A path to a hundredth of a pixel."""
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", outline.group())
 
 
 def _themed(outcome: Outcome, draw: Draw, figure: Figure) -> None:

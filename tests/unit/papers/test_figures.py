@@ -147,6 +147,8 @@ def test_a_saved_figure_is_small_and_the_same_every_time(tmp_path):
     first, second = (save_figure(outcome, draw, tmp_path / f"{k}.svg").read_text() for k in range(2))
     assert first == second
     assert "smallest c that diverges" in first
+    peaks = save_figure(stored("kalra2024/gi-adam-boundary"), draw, tmp_path / "map.svg").read_text()
+    assert all(f">{peak}<" in peaks for peak in (0.004, 0.064, 2.048))  # numbers that are read are not shortened
     assert save_figure(outcome, draw, tmp_path / "deep" / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 

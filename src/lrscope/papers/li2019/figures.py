@@ -148,7 +148,6 @@ def tapered(outcome: Outcome, figure: Figure) -> None:
     for ax in (left, right):
         ax.set_xlabel("step")
     log(left)
-    log(right)
     legend(figure)
 
 
