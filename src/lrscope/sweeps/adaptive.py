@@ -72,6 +72,7 @@ class Adaptive:
         self.resolutions = list(_halved(coarse, resolution or coarse))
         names = [name for name in axes if name not in (x, "seed")]
         self.rows = [dict(zip(names, one, strict=True)) for one in itertools.product(*(axes[n] for n in names))]
+        self._several = [name for name in names if len(axes[name]) > 1]
         self._lines: list[list[Line]] = [[line_of(self.grid, {}, s) for s in self.seeds] for _ in self.rows]
 
     def next(self, table: Table) -> list[dict[str, Any]]:
@@ -98,7 +99,7 @@ class Adaptive:
         left: dict[str, list[str]] = {}
         for key, lines in zip(self.rows, self._lines, strict=True):
             if text := self._left_out(lines):
-                left.setdefault(text, []).append(row_name(key))
+                left.setdefault(text, []).append(self._name(key))
         for text, names in list(left.items())[:MOST_ROWS]:
             everywhere = len(names) == len(self.rows) > 1
             where = "in every row" if everywhere else numbers.listing([n for n in names if n])
@@ -149,6 +150,10 @@ class Adaptive:
     def _off_grid(self, x: float) -> bool:
         return all(abs(x / g - 1) > 1e-9 for g in self.grid)
 
+    def _name(self, key: Mapping[str, Any]) -> str:
+        """A row by what tells it from others."""
+        return row_name({name: key[name] for name in self._several})
+
     def _left_out(self, lines: list[Line]) -> str | None:
         if not any(line.best for line in lines):
             return "what lies between the rates tried, none of which trained"
@@ -180,7 +185,7 @@ class Adaptive:
         ):
             if (spread := _spread(places)) > self.resolutions[-1] and math.isfinite(spread):
                 yield (
-                    f"{numbers.capital(row_name(key) or 'along the grid')}, {what} differs between seeds by a factor "
+                    f"{numbers.capital(self._name(key) or 'along the grid')}, {what} differs between seeds by a factor "
                     f"of {spread:.3g}; it was not sought more finely than that."
                 )
 

@@ -65,7 +65,7 @@ def test_the_full_grid_and_the_planner_find_the_same(log_best, gap, resolution):
 
 def test_far_fewer_runs_than_the_grid():
     grid = [2 ** (k / 4) for k in range(-48, 17)]
-    axes = {"lr": grid, "warmup": [0, "5%", "33%"], "seed": [0, 1, 2]}
+    axes = {"lr": grid, "width": [64], "warmup": [0, "5%", "33%"], "seed": [0, 1, 2]}
     edges = {0: 0.3, "5%": 0.7, "33%": 2.5}
     planner = Adaptive(axes)
     table = explore(planner, lambda p: loss_of(0.05, edges[p["warmup"]] * 1.1 ** p["seed"]))
@@ -76,6 +76,7 @@ def test_far_fewer_runs_than_the_grid():
     said = planner.skipped()
     assert said[0].startswith(f"{len(table)} runs instead of the 585 of the full grid")
     assert any("beyond" in text and "without warmup" in text for text in said)
+    assert "width" not in " ".join(said)
 
 
 def test_a_lucky_run_above_the_boundary_does_not_move_it():
