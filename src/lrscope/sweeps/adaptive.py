@@ -184,9 +184,10 @@ class Adaptive:
             ("the best rate", [_best(line) for line in lines]),
         ):
             if (spread := _spread(places)) > self.resolutions[-1] and math.isfinite(spread):
+                where = numbers.capital(self._name(key) or "along the grid")
                 yield (
-                    f"{numbers.capital(self._name(key) or 'along the grid')}, {what} differs between seeds by a factor "
-                    f"of {spread:.3g}; it was not sought more finely than that."
+                    f"{where}, {what} differs between seeds by a factor of {spread:.3g}; it was not sought more finely "
+                    "than that."
                 )
 
 
