@@ -186,8 +186,8 @@ class Adaptive:
             if (spread := _spread(places)) > self.resolutions[-1] and math.isfinite(spread):
                 where = numbers.capital(self._name(key) or "along the grid")
                 yield (
-                    f"{where}, {what} differs between seeds by a factor of {spread:.3g}; it was not sought more finely "
-                    "than that."
+                    f"{where}, {what} differs between seeds by a factor of {spread:.3g}; it was not sought more "
+                    "finely than that."
                 )
 
 
