@@ -142,10 +142,8 @@ def speed(n: int, d: int) -> list[dict[str, Any]]:
 
 
 def streaming(rows: int, d: int, batch: int, device: str) -> dict[str, Any]:
-    pool = [
-        tuple(part.to(device) for part in parts)
-        for parts in zip(*(t.split(batch) for t in activations(4 * batch, d)))
-    ]
+    a, b = (t.to(device).split(batch) for t in activations(4 * batch, d))
+    pool = list(zip(a, b, strict=True))
     wide = [tuple(part.double() for part in parts) for parts in pool]
     turns = 4  # in turn, so that the machine's moods hit both alike
     count = max(1, rows // (batch * turns))
