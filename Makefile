@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test integrations slow lint types docs wheel clean
+.PHONY: demo test integrations cluster slow claims reproduce lint types docs wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lrscope run digits --out lrscope-runs/demo
@@ -15,10 +15,22 @@ test: $(VENV)/.installed-dev
 # Against packages that are large, or that pull in what the tests do not need. timm lies apart with the torchvision that
 # it imports, of which only an old one loads beside every build of torch: other packages would use it where they see it.
 integrations: $(VENV)/.installed-dev
-	$(PIP) -c constraints.txt jax optax wandb mlflow-skinny trackio requests
-	$(BIN)/python -m pytest -q tests/reference/test_optax.py tests/unit/adapters/test_loggers.py
+	$(PIP) -c constraints.txt jax optax optuna wandb mlflow-skinny trackio requests
+	$(BIN)/python -m pytest -q tests/reference/test_optax.py tests/unit/adapters/test_loggers.py tests/unit/sweeps/test_optuna.py
 	$(PIP) --no-deps --upgrade --target $(VENV)/timm timm==1.0.31 torchvision==0.15.2
 	PYTHONPATH=$(VENV)/timm $(BIN)/python -m pytest -q tests/reference/test_import_timm.py tests/reference/test_hvp_matrix.py -k timm
+
+# Sweeps on Ray: a local cluster, one of two nodes, and what happens when workers, drivers and nodes are killed.
+cluster: $(VENV)/.installed-dev
+	$(PIP) -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest -q tests/distributed/test_sweep_ray.py
+
+# The papers' main statements, measured in a few minutes; all of them, in some twenty.
+claims: $(VENV)/.installed
+	$(BIN)/lrscope reproduce --quick
+
+reproduce: $(VENV)/.installed
+	$(BIN)/lrscope reproduce
 
 slow: $(VENV)/.installed-dev
 	$(PIP) --no-deps curvlinops-for-pytorch==3.0.1 backpack-for-pytorch einops einconv linear-operator opt-einsum \
