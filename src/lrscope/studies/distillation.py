@@ -53,11 +53,13 @@ class Distillation:
 
     @property
     def stderr(self) -> np.ndarray:
-        """Standard error of ``difference`` over seeds, ``(S, T)``; ``nan`` for one seed."""
-        n = len(self.matrices["distilled"])
-        if n < 2:
+        """Standard error of ``difference``, ``(S, T)``, from pairs of one seed; ``nan`` for a single one."""
+        pairs = (
+            self.matrices["distilled"] - self.matrices["alone"]
+        )  # of equal weights at the start, and equal batches
+        if len(pairs) < 2:
             return np.full(self.difference.shape, np.nan)
-        return np.sqrt(sum(m.var(0, ddof=1) / n for m in self.matrices.values()))
+        return pairs.std(0, ddof=1) / np.sqrt(len(pairs))
 
     @property
     def by_layer(self) -> dict[str, float]:

@@ -81,6 +81,7 @@ def distillation_helps(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Ho
     where="abstract (c); Fig. 6",
     sure="source",
     shows=["difference by layer", "smallest deep over largest shallow"],
+    unlike="every deep layer changes more than both convolutions, but the last one less than twice the second of them",
 )
 def knowledge_in_deep_layers(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Holds]:
     """The students of distillation-helps. SVCCA (99 % of the variance, 797 images, means over positions) of each
@@ -96,6 +97,7 @@ def knowledge_in_deep_layers(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbe
     where="abstract (c), with the loss of Hinton et al.",
     sure="inferred",
     shows=["difference by layer", "smallest deep over largest shallow"],
+    unlike="the second convolution changes as much as the last layer does; the first one does not change",
 )
 def with_labels_too(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Holds]:
     """As knowledge-in-deep-layers, with weight 0.5 on the teacher's answers and 0.5 on the labels."""

@@ -176,6 +176,7 @@ def better_between(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     where="appendix",
     sure="recalled",
     shows=["shallow less deep"],
+    unlike="five layers of one width: with restarts the second one changes most and the last ones hardly",
 )
 def shallow_layers_stay(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     """SVCCA (99 % of the variance, 797 images) of each layer after 15 and after 75 epochs, of both runs; the first
