@@ -221,6 +221,8 @@ def _train(
     controls = torch.stack(path.points)
     # Views, by parameter, which fits into the cache where a vector does not; points are made of them.
     bends = [piece.requires_grad_() for piece in controls[1:-1].split(surface.layout.sizes, dim=1)]
+    for bend in bends:
+        bend.grad = torch.empty_like(bend)
     rule = spec.build(bends, lr)
     ts = np.random.default_rng(seed).random(steps)
     table = weights(path.kind, ts, len(controls))
@@ -232,7 +234,8 @@ def _train(
         """Steps made, the last of which may have found no finite loss."""
         for step in range(steps):
             walker.go(controls.detach(), on_device[step])
-            losses[step] = walker.pull(bends, table[step, 1:-1].tolist(), weight_decay, next(stream))
+            scale = float(table[step, 1]) if len(controls) == 3 else 1.0
+            losses[step] = walker.pull(bends, on_device[step, 1:-1], scale, weight_decay, next(stream))
             if not math.isfinite(losses[step]):
                 return step + 1
             rule.param_groups[0]["lr"] = lr * lr_factor(step / steps)
@@ -268,18 +271,22 @@ class _Walker:
         if self._theta is not self._point:
             self._theta.copy_(self._point)
 
-    def pull(self, bends: list[Tensor], shares: list[float], weight_decay: float, batch: Any) -> float:
-        """Loss of one batch here; its gradient, and the L2 term's, is passed on to the bends by their shares."""
-        # With one bend the loss is scaled before it is differentiated: a pass less over the gradient.
-        scale = shares[0] if len(shares) == 1 else 1.0
+    def pull(self, bends: list[Tensor], shares: Tensor, scale: float, weight_decay: float, batch: Any) -> float:
+        """Loss of one batch here; its gradient, and the L2 term's, is passed on to the bends by their shares.
+
+        A single bend's share comes as ``scale``, of the loss before it is differentiated: a pass less over vectors.
+        """
         with torch.enable_grad():
             loss = self.surface.loss(batch)
             grads = self._derivatives(loss, scale, batch)
         thetas = self._point.split(self.surface.layout.sizes)
         for bend, theta, grad in zip(bends, thetas, grads, strict=True):
+            assert bend.grad is not None
             flat = torch.zeros_like(theta) if grad is None else grad.reshape(-1)
-            flat = torch.add(flat, theta, alpha=scale * weight_decay)
-            bend.grad = flat[None] if len(shares) == 1 else torch.outer(flat.new_tensor(shares), flat)
+            if len(bend) == 1:
+                torch.add(flat, theta, alpha=scale * weight_decay, out=bend.grad[0])
+            else:
+                torch.outer(shares, torch.add(flat, theta, alpha=weight_decay), out=bend.grad)
         return float(loss.detach())
 
     def _derivatives(self, loss: Tensor, scale: float, batch: Any) -> Sequence[Tensor | None]:
