@@ -108,11 +108,20 @@ FIGURES: dict[str, Callable[[], Any]] = {
 }
 
 
+def save(figure: Any, path: Path) -> None:
+    """As a PNG of 64 colours: a third of the size, and nobody can tell."""
+    from PIL import Image
+
+    figure.savefig(path, dpi=90)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(64).save(path, optimize=True)
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     for name in names or FIGURES:
         figure = FIGURES[name]()
-        figure.savefig(IMAGES / f"study_{name}.png", dpi=90)
+        save(figure, IMAGES / f"study_{name}.png")
         print(name, (IMAGES / f"study_{name}.png").stat().st_size // 1000, "kB")
 
 

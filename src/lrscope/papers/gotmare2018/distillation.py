@@ -81,7 +81,7 @@ def distillation_helps(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Ho
     where="abstract (c); Fig. 6",
     sure="source",
     shows=["difference by layer", "smallest deep over largest shallow"],
-    unlike="every deep layer changes more than both convolutions, but the last one less than twice the second of them",
+    unlike="every deep layer changes more than both convolutions, but the last less than twice the second",
 )
 def knowledge_in_deep_layers(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Holds]:
     """The students of distillation-helps. SVCCA (99 % of the variance, 797 images, means over positions) of each
