@@ -8,7 +8,7 @@ from importlib import import_module
 
 from lrscope.papers.claim import CLAIMS, Claim, Outcome
 
-PAPERS = ("kalra2024", "leclerc2020", "lewkowycz2020", "li2019")
+PAPERS = ("gotmare2018", "kalra2024", "leclerc2020", "lewkowycz2020", "li2019")
 """Keys of the papers; :mod:`lrscope.papers.kalra2024` and so on name theirs in full."""
 
 

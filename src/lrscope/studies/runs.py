@@ -14,6 +14,7 @@ from lrscope.records import Run
 from lrscope.schedules import Constant, Join, Schedule
 from lrscope.tasks import Task
 from lrscope.training import Probe, TrainState, checkpoint, train
+from lrscope.training.loop import OptimizerLike
 
 State = dict[str, Tensor]
 OnProgress = Callable[[str, float], None]
@@ -68,7 +69,7 @@ class Keep:
 
 def trained(
     task: Task,
-    optimizer: Any,
+    optimizer: OptimizerLike,
     schedule: Any,
     steps: int,
     at: Iterable[int],
