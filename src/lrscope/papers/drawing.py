@@ -44,6 +44,11 @@ def _room(figure: Figure) -> None:
         engine.set(w_pad=7 / 72, h_pad=4 / 72, wspace=0.02)
 
 
+def spaced(points: int, last: float, first: float = 0.0) -> list[float]:
+    """Where the points of a line lie that was thinned: evenly, its ends kept (an index would be wrong)."""
+    return [first + i * (last - first) / max(points - 1, 1) for i in range(points)]
+
+
 def muted() -> str:
     """The colour of words at the axes, for criteria and theory."""
     from matplotlib import rcParams

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from lrscope.papers.drawing import band, diagonal, dots, legend, line, log, names, panels, seeds, stack
+from lrscope.papers.drawing import band, diagonal, dots, legend, line, log, names, panels, seeds, spaced, stack
 from lrscope.papers.kalra2024 import adam, figures_boundary, sharpness, solvable, warmup
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def final_norm(outcome: Outcome, figure: Figure) -> None:
     names(left, ["with", "without"])
     left.set_title(f"At the start: {ratio['mean']:.0f} times as sharp")
     left.set_ylabel("sharpness")
-    log(left)
+    log(left, ticks=[10, 20, 50, 100, 200, 500])
     for kind, name in enumerate(("with", "without")):
         rows = [[1.0, *row] for row in outcome.numbers["sharpness_over_start"][name]]
         seeds(right, [0, *outcome.numbers["read_at"]], rows, f"{name} final normalisation", kind)
@@ -190,7 +190,7 @@ def final_norm(outcome: Outcome, figure: Figure) -> None:
 def crossings(outcome: Outcome, figure: Figure) -> None:
     top, below = stack(figure, 2, len(outcome.curves))
     for upper, lower, (name, run) in zip(top, below, outcome.curves.items(), strict=True):
-        steps = list(range(len(run["loss"])))
+        steps = spaced(len(run["loss"]), int(name.split()[1]) + outcome.settings["after"] - 1)
         upper.plot(steps, run["loss"], color="C0", lw=1.7, label="loss")
         lower.plot(run["read_at"], run["sharpness"], color="C1", lw=1.7, label="sharpness")
         lower.plot(steps, [2 / lr for lr in run["lr"]], color="C2", lw=1.5, ls=(0, (5, 2)), label="2 / lr")

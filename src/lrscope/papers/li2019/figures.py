@@ -5,7 +5,20 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lrscope.papers.drawing import DASHES, band, dots, interval, legend, line, log, muted, names, panels, seeds
+from lrscope.papers.drawing import (
+    DASHES,
+    band,
+    dots,
+    interval,
+    legend,
+    line,
+    log,
+    muted,
+    names,
+    panels,
+    seeds,
+    spaced,
+)
 from lrscope.papers.li2019 import equilibrium, equivalence, solvable
 
 if TYPE_CHECKING:
@@ -65,8 +78,7 @@ def never_settles(outcome: Outcome, figure: Figure) -> None:
     block = outcome.curves["block"]
     for kind, decay in enumerate(("0.05", "0")):
         losses = [max(loss, 1e-12) for loss in outcome.curves[f"weight decay {decay}"]]
-        steps = [block * (i + 0.5) for i in range(len(losses))]
-        seeds(ax, steps, [losses], f"weight decay {decay}", kind)
+        seeds(ax, spaced(len(losses), block * len(losses)), [losses], f"weight decay {decay}", kind)
     line(ax, 0.1, "criterion: comes back above 0.1", dash=1)
     line(ax, 1e-3, "criterion: crosses 0.001")
     ax.set_xlabel("step")
@@ -79,8 +91,13 @@ def never_settles(outcome: Outcome, figure: Figure) -> None:
 def intrinsic_lr(outcome: Outcome, figure: Figure) -> None:
     left, right = panels(figure, 2)
     for kind, (name, losses) in enumerate(outcome.curves.items()):
-        steps = [i * 399 / (len(losses) - 1) for i in range(len(losses))]
-        left.plot(steps, [max(x, 1e-20) for x in losses], color=f"C{kind}", lw=(4.5, 1.3)[kind], label=name)
+        left.plot(
+            spaced(len(losses), 399),
+            [max(x, 1e-20) for x in losses],
+            color=f"C{kind}",
+            lw=(4.5, 1.3)[kind],
+            label=name,
+        )
     dots(right, 0, outcome.numbers["angle_per_step"], "a seed each", 2)
     angle = outcome.numbers["predicted_angle"]
     line(right, angle, "sqrt(2 lr wd)")
@@ -102,7 +119,7 @@ def clipping(outcome: Outcome, figure: Figure) -> None:
     words = {"None": "not clipped", "4.0": "C = 4", "1.0": "C = 1"}
     for kind, (clip, label) in enumerate(words.items()):
         norm = outcome.curves[clip]
-        seeds(left, [block * (i + 0.5) for i in range(len(norm))], [norm], label, kind)
+        seeds(left, spaced(len(norm), outcome.settings["steps"] / 2), [norm], label, kind)
         dots(right, kind, [max(share, 1e-4) for share in outcome.numbers["share_clipped"][clip]], None, kind)
     line(left, 1.1, "criterion without: above", dash=1)
     line(left, 1.02, "criterion with C = 4: below")
@@ -118,8 +135,7 @@ def clipping(outcome: Outcome, figure: Figure) -> None:
 def relative(outcome: Outcome, figure: Figure) -> None:
     (ax,) = panels(figure, height=260)
     for kind, (name, norm) in enumerate(outcome.curves.items()):
-        steps = [i * (outcome.settings["steps"]) / (len(norm) - 1) for i in range(len(norm))]
-        ax.plot(steps, norm, color=f"C{kind}", lw=(4.5, 1.3)[kind], label=name)
+        ax.plot(spaced(len(norm), outcome.settings["steps"]), norm, color=f"C{kind}", lw=(4.5, 1.3)[kind], label=name)
     ax.set_xlabel("step, seed 0")
     ax.set_ylabel("norm over that of the start")
     legend(figure)
@@ -129,8 +145,7 @@ def relative(outcome: Outcome, figure: Figure) -> None:
 def tapered(outcome: Outcome, figure: Figure) -> None:
     left, right = panels(figure, 2)
     rates = outcome.curves["lr"]
-    steps = [i * (equilibrium.STEPS - 1) / (len(rates) - 1) for i in range(len(rates))]
-    left.plot(steps, rates, color="C0", lw=1.9)
+    left.plot(spaced(len(rates), equilibrium.STEPS - 1), rates, color="C0", lw=1.9)
     constant = [equilibrium.LR * f for f in equilibrium.FACTORS for _ in range(2)]
     ends = [0, *equilibrium.SWITCHES, equilibrium.STEPS]
     left.plot([x for pair in pairwise(ends) for x in pair], constant, color="C1", lw=1.6, ls=DASHES[1])
