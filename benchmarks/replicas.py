@@ -1,81 +1,231 @@
-"""Run-steps per second of batched replicas against one run after the other.
+"""Run-steps per second of batched replicas: against one run after the other, against JAX, and against arithmetic.
 
-    python benchmarks/replicas.py            # prints a table, writes benchmarks/results/replicas.json
-    python benchmarks/replicas.py --threads 1
+    python benchmarks/replicas.py                        # about four minutes; writes benchmarks/results/replicas.json
+    python benchmarks/replicas.py --jax PATH             # also jit(vmap(scan)); PATH holds jax, or is "installed"
+    python benchmarks/replicas.py --only "MLP 5k" --n 16 --threads 1
+    python benchmarks/replicas.py --device cuda --n 64 1024
 
-Both engines alternate, several times, and the best of each counts: a shared machine only ever adds time.
-Evaluation and the choice of the engine are left out. On a busy machine use ``--threads 1``.
+All engines train the same model on the same batches with the same optimizer, and take turns; the best turn of each
+counts, since a shared machine only ever adds time. The bare loop is torch.optim with nothing around it. Tracing and
+compiling come once for any number of steps: they stand in columns of their own, not in the rates. The floor is the
+time that the matrix products alone would take at this machine's best rate for a product of 1024 x 1024, on all
+threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from lrscope.isolation import isolated_rng
+from lrscope.optimizers import OptimizerSpec
 from lrscope.records import environment
-from lrscope.schedules import Linear
-from lrscope.tasks import Task, digits, topics
-from lrscope.training import Cell, run_cells
-from lrscope.training.engines import Engine
+from lrscope.schedules import Constant
+from lrscope.tasks import Batches, Task
+from lrscope.tasks.models import CNN, GPT, MLP
+from lrscope.training import Cell, replicas, run_cells
+from lrscope.training.choice import choose
 
 RESULTS = Path(__file__).parent / "results" / "replicas.json"
-# name, task, optimizer, steps for N = 8
-TASKS = {
-    "digits MLP": (digits, {}, "sgd", 60),
-    "digits MLP, width 256": (digits, {"width": 256}, "adamw", 30),
-    "digits CNN": (digits, {"model": "cnn"}, "sgd", 12),
-    "GPT, tiny": (topics, {"size": "tiny", "batch_size": 8}, "adamw", 4),
+EXAMPLES, VOCAB, LENGTH = 1024, 97, 64
+# model, optimizer, batch size, run-steps in a turn (about half a second of the bare loop on one core)
+POINTS: dict[str, tuple[Callable[[], nn.Module], str, int, int]] = {
+    "MLP 5k": (lambda: MLP(64, 10, width=42, activation="tanh"), "sgd", 128, 6400),
+    "MLP 85k": (lambda: MLP(64, 10, width=256, activation="tanh"), "sgd", 128, 960),
+    "CNN 22k": (lambda: CNN(1, 10, width=32, cells=2, norm="none", activation="tanh"), "sgd", 128, 480),
+    "CNN 22k, GroupNorm": (lambda: CNN(1, 10, width=32, cells=2), "sgd", 128, 320),
+    "GPT 56k": (lambda: GPT(VOCAB, context=LENGTH, width=32, depth=4, heads=2), "adamw", 16, 48),
 }
 
 
-def speed(task: Task, optimizer: str, engine: Engine, n: int, steps: int, chunk: int | None) -> float:
-    """Updates of all runs together per second."""
-    cells = [Cell(Linear(0.0, 0.01 * (i + 1) / n, steps)) for i in range(n)]
-    # The first call in a process pays for torch's own warming up; two steps are enough for that.
-    run_cells(task, optimizer, cells[:2], 2, engine=engine, evaluate=False)
-    started = time.perf_counter()
-    run_cells(task, optimizer, cells, steps, engine=engine, evaluate=False, chunk=chunk)
-    return n * steps / (time.perf_counter() - started)
+def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+    return F.cross_entropy(model(batch[0]).flatten(0, -2), batch[1].flatten())
+
+
+def task_of(name: str, device: str) -> Task:
+    make, _, batch_size, _ = POINTS[name]
+    g = torch.Generator().manual_seed(0)
+    if name.startswith("GPT"):
+        tokens = torch.randint(VOCAB, (EXAMPLES, LENGTH + 1), generator=g)
+        data = tokens[:, :-1], tokens[:, 1:]
+    else:
+        shape = (1, 8, 8) if name.startswith("CNN") else (64,)
+        data = torch.randn(EXAMPLES, *shape, generator=g), torch.randint(10, (EXAMPLES,), generator=g)
+    data = tuple(t.to(device) for t in data)
+    train = Batches(*data, batch_size=batch_size, shuffle=device == "cpu", drop_last=True)
+    return Task(lambda seed: make(), loss_fn, train, name=name, device=device)  # noqa: ARG005
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def rate(run: Callable[[int], Any], n: int, steps: int, asked: argparse.Namespace) -> tuple[float, float]:
+    """Run-steps per second between two and ``steps`` updates, and the seconds that two take (what comes once)."""
+    seconds = []
+    run(2)  # the first call in a process pays for torch's own warming up
+    for count in (2, steps):
+        gc.collect()
+        synchronize(asked.device)
+        started = asked.now()
+        run(count)
+        synchronize(asked.device)
+        seconds.append(asked.now() - started)
+    between = seconds[1] - seconds[0]
+    if between < 0.1 * seconds[1]:  # disturbed by others: count everything
+        return n * steps / seconds[1], seconds[0]
+    return n * (steps - 2) / between, seconds[0]
+
+
+def bare_loop(task: Task, optimizer: str, n: int, steps: int) -> None:
+    """What everybody writes, for ``n`` learning rates."""
+    spec = OptimizerSpec.parse(optimizer)
+    for i in range(n):
+        model = task.model(0)
+        opt = spec.build(model.parameters(), lr=1e-3 * (i + 1) / n)
+        with isolated_rng(0):
+            done = 0
+            while done < steps:
+                for batch in task.train:
+                    opt.zero_grad()
+                    loss_fn(model, batch).backward()
+                    opt.step()
+                    done += 1
+                    if done == steps:
+                        break
+
+
+def measure(name: str, n: int, asked: argparse.Namespace) -> dict[str, Any]:
+    _, optimizer, _, budget = POINTS[name]
+    task = task_of(name, asked.device)
+    # The loop's rate does not depend on n, so a few runs of it are enough.
+    few = min(n, 4)
+    steps, loop_steps = max(6, budget // n), max(10, budget // (2 * few))
+    cells = [Cell(Constant(1e-3 * (i + 1) / n)) for i in range(n)]
+
+    def batched(**how: Any) -> Callable[[int], Any]:
+        return lambda count: replicas(task, optimizer, cells, count, evaluate=False, record_every=count, **how)
+
+    def one_by_one(count: int) -> Any:
+        return run_cells(task, optimizer, cells[:few], count, engine="serial", evaluate=False, record_every=count)
+
+    ways: dict[str, tuple[Callable[[int], Any], int, int]] = {
+        "bare loop": (lambda count: bare_loop(task, optimizer, few, count), few, loop_steps),
+        "serial": (one_by_one, few, loop_steps),
+        "plain": (batched(captured=False), n, steps),
+    }
+    if asked.device == "cpu":
+        ways["captured"] = (batched(captured=True), n, steps)
+    slow = name.startswith("CNN")  # grouped convolutions, which XLA does not do well on a CPU
+    if asked.jax is not None and not name.endswith("GroupNorm") and not (slow and n > 16):
+        import replicas_jax
+
+        ways["jax"] = (replicas_jax.trainer(name, n, asked.jax), n, 4 if slow else steps)
+    best = dict.fromkeys(ways, 0.0)
+    once: dict[str, float] = {}
+    for _ in range(asked.repeats):
+        for way, (run, runs, count) in ways.items():
+            found, start = rate(run, runs, count, asked)
+            best[way], once[way] = max(best[way], found), min(once.get(way, start), start)
+    row: dict[str, Any] = {"point": name, "n": n, "steps": steps, "optimizer": optimizer, "rates": best, "once": once}
+    if asked.device == "cpu":
+        choice = choose(task, OptimizerSpec.parse(optimizer), cells, steps=100_000)
+        row["auto"], row["auto_note"] = "captured" if choice.captured else choice.engine, choice.note
+    model = task.model(0)
+    row["parameters"] = sum(p.numel() for p in model.parameters())
+    with FlopCounterMode(display=False) as counter:
+        loss_fn(model, next(iter(task.train))).backward()
+    row["flops"] = counter.get_total_flops()
+    return row
+
+
+def peak(asked: argparse.Namespace) -> float:
+    """Floating point operations per second of a large matrix product."""
+    a = torch.randn(1024, 1024, device=asked.device)
+    out = torch.empty_like(a)
+    best = float("inf")
+    for _ in range(30):
+        synchronize(asked.device)
+        started = asked.now()
+        torch.mm(a, a, out=out)
+        synchronize(asked.device)
+        best = min(best, asked.now() - started)
+    return 2 * 1024**3 / best
+
+
+def printed(row: dict[str, Any], best_flops: float) -> str:
+    rates, floor = row["rates"], best_flops / row["flops"]
+    top = max(v for k, v in rates.items() if k not in ("bare loop", "jax"))
+
+    def shown(way: str) -> str:
+        return f"{rates[way]:,.0f}" if way in rates else "-"
+
+    over_jax = f"{top / rates['jax']:.2f}" if "jax" in rates else "-"
+    return (
+        f"| {row['point']} | {row['n']} | {shown('bare loop')} | {shown('serial')} | {shown('plain')} | "
+        f"{shown('captured')} | {shown('jax')} | {row.get('auto', '-')} | {top / rates['bare loop']:.2f} | {over_jax} | "
+        f"{floor:,.0f} | {top / floor:.0%} |"
+    )
+
+
+def _numbers(name: str, device: str) -> tuple[int, ...]:
+    """Of runs, where none are asked for: where a step takes long, 256 of them are left to ``--n``."""
+    if device == "cuda":
+        return (64, 1024)
+    return (16, 64, 256) if name.startswith("MLP") else (16, 64)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument(
-        "--chunk", type=int, default=None, help="most replicas in one program (default: lrscope's own)"
+        "--n", type=int, nargs="+", default=None, help="numbers of runs (default: 16 64, for MLPs also 256)"
+    )
+    parser.add_argument("--only", nargs="+", choices=POINTS, default=list(POINTS), metavar="POINT")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--jax", default=None, metavar="PATH", help="a folder with jax, or 'installed'")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: processor time, for one thread on a busy machine",
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
+    asked.now = time.perf_counter if asked.clock == "wall" else time.process_time
     torch.set_num_threads(asked.threads)
-
+    best_flops = peak(asked)
+    print(f"peak of a matrix product: {best_flops / 1e9:.0f} GFLOP/s\n")
+    print(
+        "| model | N | bare loop | serial | plain | captured | JAX | auto | over loop | over JAX | floor | of floor |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     rows = []
-    print("| task | parameters | N | replicas | serial | ratio |\n|---|---|---|---|---|---|")
-    for name, (make, options, optimizer, steps_at_8) in TASKS.items():
-        task = make(**options)
-        size = sum(p.numel() for p in task.model(0).parameters())
-        for n in (8, 32):
-            steps = max(2, steps_at_8 * 8 // n)
-            best: dict[Engine, float] = {"replicas": 0.0, "serial": 0.0}
-            for _ in range(asked.repeats):
-                for engine in best:
-                    best[engine] = max(best[engine], speed(task, optimizer, engine, n, steps, asked.chunk))
-            ratio = best["replicas"] / best["serial"]
-            rows.append({"task": name, "parameters": size, "n": n, "steps": steps, "optimizer": optimizer, **best})
-            print(
-                f"| {name} | {size:,} | {n} | {best['replicas']:.0f}/s | {best['serial']:.0f}/s | {ratio:.2f} |",
-                flush=True,
-            )
-    about = {**environment(), "threads": asked.threads, "chunk": asked.chunk}
-    about |= {
-        "date": time.strftime("%Y-%m-%d"),
-        "load": round(os.getloadavg()[0], 1),
-    }  # load: how busy the machine was
+    for name in asked.only:
+        for n in asked.n or _numbers(name, asked.device):
+            rows.append(measure(name, n, asked))
+            print(printed(rows[-1], best_flops), flush=True)
+    about = {
+        **environment(),
+        "threads": asked.threads,
+        "device": asked.device,
+        "clock": asked.clock,
+        "peak_flops": best_flops,
+    }
+    about |= {"date": time.strftime("%Y-%m-%d"), "load": round(os.getloadavg()[0], 1)}  # load: how busy it was
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps({"about": about, "unit": "run-steps per second", "rows": rows}, indent=2) + "\n")
 

@@ -45,7 +45,10 @@ def same(a, b, rel=1e-9):
         assert list(x.values()) == pytest.approx(list(y.values()), rel=rel, abs=1e-13)
 
 
-@pytest.mark.parametrize("name", TASKS)
+SLOW = {"lstm", "attention", "attention_tied", "attention_dropout", "dict", "tensor", "loader"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else []) for n in TASKS])
 def test_every_kind_of_task_gives_the_plain_runs(name):
     task = TASKS[name](dtype=torch.float64)
     for a, b in both(task, "sgd", cells(steps=12), 12):
@@ -99,8 +102,7 @@ def test_lanes_leave_the_number_of_threads_and_the_generators_as_found():
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("at", [0, 8, 10, 23])
-@pytest.mark.parametrize("few", [0, 1_000])
+@pytest.mark.parametrize(("at", "few"), [(0, 0), (8, 0), (10, 1_000), (23, 1_000)])
 def test_diverged_replicas_leave_or_idle_and_disturb_nobody(at, few, monkeypatch):
     monkeypatch.setattr(chunk, "FEW_LEFT", few)
     task = TASKS["tuple"](dtype=torch.float64)

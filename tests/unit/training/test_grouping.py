@@ -29,6 +29,16 @@ def test_large_models_get_small_chunks():
     assert default_chunk(torch.empty(10_000_000_000, device="meta")) == 1
 
 
+def test_what_the_forward_pass_keeps_makes_chunks_smaller():
+    theta = torch.empty(1_000)
+    assert default_chunk(theta, kept=10**6) == 8
+    assert default_chunk(theta, kept=10**6, captured=True) == 2
+    assert default_chunk(theta, kept=10**8, captured=True) == 1
+    assert default_chunk(theta, kept=10**8) == 4
+    assert default_chunk(torch.empty(1_000, device="meta"), kept=10**8) == 21
+    assert default_chunk(torch.empty(1_000, device="meta"), kept=10**10) == 1
+
+
 def test_batches_are_stacked_leaf_by_leaf():
     batches = [{"x": torch.full((2, 3), float(i)), "pad": 0, "more": [torch.arange(2)]} for i in range(4)]
     stacked, dims = stack_batches(batches)
