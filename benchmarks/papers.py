@@ -59,7 +59,8 @@ def record(outcome: Outcome) -> None:
     entry = {key: value for key, value in outcome.to_dict().items() if key != "id"} | {"environment": versions}
     before = [old for old in stored.get(outcome.id, []) if old["environment"]["commit"] != versions["commit"]]
     stored[outcome.id] = [*before, entry]
-    ordered = {id: stored[id] for id in claims() if id in stored}
+    # Claims that this process does not know stay: another one of newer code may be running.
+    ordered = {id: stored[id] for id in [*claims(), *stored] if id in stored}
     LEDGER.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 
