@@ -36,7 +36,7 @@ RESULTS = HERE.parent / "benchmarks" / "results" / "phase_diagrams.json"
 GRID = RESULTS.parent / "grid_topics_sgd.jsonl"
 COMMANDS = {
     "digits": "lrscope sweep digits --lr 2^-9:2^3 --warmup 0,2%,5%,10%,20%,33%,60% --seeds 3 --steps 300",
-    "topics": "lrscope sweep topics --lr 2^-2:2^1 --warmup 0,5%,33% --decay linear --seeds 3 --steps 400",
+    "topics": "lrscope sweep topics --lr 2^-2:2^1 --warmup 0,5%,33% --decay linear --seeds 6 --steps 400",
     "topics-tiny": "lrscope sweep topics --set size=tiny --set batch_size=8 --set context=32 "
     "--lr 2^-4:2^2 --warmup 0,5%,33% --decay linear --seeds 3 --steps 300",
     "fcn": "lrscope sweep lrscope.papers.kalra2024.networks:full_batch --axis start=sp,mup "
