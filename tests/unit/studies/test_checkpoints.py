@@ -86,6 +86,7 @@ def test_files_that_hold_no_network_are_refused(state, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_files_that_are_not_there_or_broken(state, tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         read_checkpoint(tmp_path / "none.pt")
