@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from lrscope.papers import PAPERS, Claim, claims
-from lrscope.papers.claim import FIGURES as FIGURES_OF
 from lrscope.papers.claim import Outcome, draw
 from lrscope.papers.reproduce import ask, kept, reproduce
 from lrscope.records import environment
@@ -80,7 +79,7 @@ def _commit() -> str:
 
 def write_figures(names: list[str], out: Path) -> None:
     """Draw what ``out`` knows, and say of what it does not; committed figures of those stay."""
-    asked = [one for one in ask(claims(*names).values()) if one.claim.id in FIGURES_OF]
+    asked = ask(claims(*names).values())
     known = kept(asked, out)
     for outcome in known.values():
         save_figure(outcome, draw, figure_of(outcome.id))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lrscope.papers import drawing
 from lrscope.records.outcome import Outcome, Sure, Verdict, numeric, plain, thinned
 
 if TYPE_CHECKING:
@@ -120,16 +121,13 @@ class Claim:
 def draw(outcome: Outcome, figure: Figure) -> None:
     """Fill a matplotlib figure with the numbers and curves of an outcome, as its claim's figure says.
 
+    A claim without a figure of its own gets one of its statistic: a row for each number, a marker for each seed.
+
     Raises:
         KeyError: It lacks curves that are drawn.
     """
     known = replace(outcome, numbers=numeric(plain(outcome.numbers)))  # keys as strings, also of a fresh one
-    FIGURES.get(outcome.id, _undrawn)(known, figure)
-
-
-def _undrawn(outcome: Outcome, figure: Figure) -> None:
-    figure.set_figheight(0.6)
-    figure.text(0.01, 0.4, f"No figure is registered for {outcome.id}.")
+    FIGURES.get(outcome.id, drawing.statistic)(known, figure)
 
 
 FIGURES: dict[str, Draw] = {}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from lrscope.records.outcome import Outcome
+
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.2)), (0, (6, 2, 1.2, 2)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
 SHADES = tuple(f"C{i}" for i in range(5, 11))
@@ -189,3 +191,31 @@ def accuracy_map(
         side.set_visible(False)
     ax.set_xlabel("peak learning rate")
     ax.set_title("Test accuracy in %" + ("; outlined: the largest peak above 90 %" if outlined else ""))
+
+
+def statistic(outcome: Outcome, figure: Figure) -> None:
+    """The numbers that the claim shows, a row for each: hollow markers for seeds, bars for means and intervals."""
+    rows = [row for name in outcome.shows for row in _rows(name, outcome.numbers[name])]
+    (ax,) = panels(figure, height=70 + 24 * max(len(rows), 2))
+    for y, (_, values, reach) in enumerate(rows):
+        ax.plot(values, [y] * len(values), "o", color="C0", mfc="none", ms=5.5, mew=1.3)
+        if reach is not None and all(map(math.isfinite, reach)):
+            ax.plot(reach, [y, y], color="C1", lw=1.4, alpha=0.8, zorder=1)
+    names(ax, [name for name, *_ in rows], "y")
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("a marker for each seed; a bar for the 95 % interval of the mean")
+
+
+def _rows(name: str, value: Any) -> list[tuple[str, list[float], list[float] | None]]:
+    words = name.replace("_", " ")
+    if isinstance(value, Mapping):
+        if {"values", "interval"} <= set(value):
+            return [(words, list(value["values"]), list(value["interval"]))]
+        return [row for key, part in value.items() for row in _rows(f"{name}: {key}", part)]
+    values = value if isinstance(value, list) else [value]
+    if all(isinstance(v, int | float) for v in values):
+        return [(words, [float(v) for v in values], None)]
+    return [
+        row for i, part in enumerate(values, 1) if not isinstance(part, str) for row in _rows(f"{name} {i}", part)
+    ]

@@ -78,7 +78,7 @@ def test_claims_are_found_by_paper_and_by_name():
 def test_the_room_imports_no_paper_before_it_is_asked_for():
     code = "import lrscope.papers, sys; print([m for m in sys.modules if m.startswith('lrscope.papers.')], 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['lrscope.papers.claim'] False"
+    assert done.stdout.strip() == "['lrscope.papers.drawing', 'lrscope.papers.claim'] False"
 
 
 DEMO = {"where": "Fig. 1", "sure": "source", "shows": ["largest"]}
