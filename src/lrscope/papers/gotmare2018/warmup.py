@@ -16,8 +16,10 @@ from lrscope.studies.warmup import FROZEN, WITH, WITHOUT
 
 BATCH, STEPS, WARMUP = 250, 300, 60
 LR = 0.85
-"""Searched for on other seeds, before the runs of the claims, since the statement is about rates that only warmup
-bears: with it four of four came to 0.96 or more at this rate, and one of two failed at 1.0."""
+"""Chosen, with the place of the pooling, after looking at seeds 0 to 3 and 100 to 103, since the statement is about
+rates that only warmup bears: with it four of four came to 0.96 or more at this rate, and one of two failed at 1.0."""
+SEEDS = (20, 21, 22, 23)
+"""Not looked at before the claims ran on them."""
 OPTIMIZER = "sgd(momentum=0)"
 
 
@@ -58,7 +60,7 @@ def _accuracy(name: str, seeds: Sequence[int]) -> list[float]:
     shows=["accuracy"],
     unlike="whether a run without warmup fails hangs on the seed; two of three end at chance, the third trains",
 )
-def warmup_rescues(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def warmup_rescues(seeds: Sequence[int] = SEEDS[:3]) -> tuple[Numbers, Holds]:
     """Three convolutions with batch normalisation and a stack of three layers, batches of 250 of 1,000 images, plain
     SGD, 300 steps at 0.85 with drops at 50 and 75 %, warmup over 60 of them or none.
     """
@@ -82,7 +84,7 @@ def _last(of: Mapping[str, Mapping[str, object]], name: str) -> float:
     sure="recalled",
     shows=["last layer"],
 )
-def warmup_keeps_the_last_layer(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Holds]:
+def warmup_keeps_the_last_layer(seeds: Sequence[int] = SEEDS) -> tuple[Numbers, Holds]:
     """SVCCA (99 % of the variance, 797 images, means over positions) of each layer at step 0 and after 60 steps, the
     runs of warmup-rescues; statistics of the untrained network are those of the training set.
     """
@@ -107,7 +109,7 @@ def warmup_keeps_the_last_layer(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Nu
     sure="recalled",
     shows=["movement of the stack"],
 )
-def warmup_limits_movement(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def warmup_limits_movement(seeds: Sequence[int] = SEEDS[:3]) -> tuple[Numbers, Holds]:
     """Distance of the weights after 60 steps from the start, in units of their norm there, root mean square over the
     three layers of the stack; the runs of warmup-rescues.
     """
@@ -132,7 +134,7 @@ def warmup_limits_movement(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, H
     unlike="the layers held meet full steps on the day they are released, as unprepared as at the start; both are "
     "equal only at rates that need no warmup",
 )
-def freezing_instead(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def freezing_instead(seeds: Sequence[int] = SEEDS[:3]) -> tuple[Numbers, Holds]:
     """Network and rate of warmup-rescues, without warmup; the stack of three layers is held for 60 steps."""
     found = {name: _accuracy(name, seeds) for name in (WITH, FROZEN, WITHOUT)}
     gap = max(a - b for a, b in zip(found[WITH], found[FROZEN], strict=True))
@@ -148,7 +150,7 @@ def freezing_instead(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     sure="inferred",
     shows=["accuracy"],
 )
-def not_the_shallow_layers(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def not_the_shallow_layers(seeds: Sequence[int] = SEEDS[:3]) -> tuple[Numbers, Holds]:
     """As freezing-instead, but the convolutions and their normalisations are held."""
     held = [0.1 if math.isnan(value) else value for value in map(shallow_held, seeds)]
     warm = _accuracy(WITH, seeds)
