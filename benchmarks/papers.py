@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lrscope.papers import PAPERS, Claim, claims
+from lrscope.papers.claim import FIGURES as DRAWN
 from lrscope.papers.claim import Outcome, draw
 from lrscope.papers.reproduce import ask, kept, reproduce
 from lrscope.records import environment
@@ -78,9 +79,14 @@ def _commit() -> str:
 
 
 def write_figures(names: list[str], out: Path) -> None:
-    """Draw what ``out`` knows, and say of what it does not; committed figures of those stay."""
+    """Draw what ``out`` knows, and say of what it does not; committed figures of those stay.
+
+    A claim without a figure of its own shows its statistic, which the ledger holds.
+    """
     asked = ask(claims(*names).values())
-    known = kept(asked, out)
+    stored = latest()
+    plain = [one.claim for one in asked if one.claim.id not in DRAWN and one.claim.id in stored]
+    known = {claim.id: claim.tell(_outcome(claim.id, stored[claim.id])) for claim in plain} | kept(asked, out)
     for outcome in known.values():
         save_figure(outcome, draw, figure_of(outcome.id))
     if missing := [one.claim.id for one in asked if one.claim.id not in known]:
