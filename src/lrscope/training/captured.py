@@ -11,8 +11,9 @@ from torch.utils import _pytree as pytree
 
 from lrscope.isolation import RandomState, isolated_rng
 from lrscope.objective import Batch
+from lrscope.training.kernels import Unplayable
 from lrscope.training.program import CannotBatch, Program, reasons
-from lrscope.training.tape import Tape, Unplayable
+from lrscope.training.tape import Tape
 from lrscope.training.trace import trace
 
 MOST_KINDS = 4

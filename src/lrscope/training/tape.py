@@ -8,8 +8,7 @@ reads, and buffers are used again as soon as nobody needs what they hold, so tha
 from __future__ import annotations
 
 import operator
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,13 +16,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-Variant = tuple[Any, list[str], set[str]]
-"""An overload that writes into given tensors, the names of these, and arguments it does not take."""
-
-
-class Unplayable(Exception):  # noqa: N818 - it reads as the sentence it is
-    """A traced step that cannot be played; the message says what is in the way."""
+from lrscope.training.kernels import WRITERS, Call, Unplayable, copying, gives, out_variants, tensors
 
 
 class Tape:
@@ -67,7 +60,7 @@ class _Plan:
         self.inputs = iter(inputs)
         self.seen = _run_once(graph, inputs)
         # "Bases" are storages: all views of one value share it, and while all values live none is used twice.
-        self.bases = {n: {_base(t) for t in _tensors(self.seen[n])} for n in self.nodes[:-1]}
+        self.bases = {n: {_base(t) for t in tensors(self.seen[n])} for n in self.nodes[:-1]}
         self.mutated = {b for n in self.nodes for m in written(n) for b in self.bases[m]}
         self.last: dict[int, int] = {}
         for i, node in enumerate(self.nodes):
@@ -141,7 +134,7 @@ class _Plan:
         if node in slots:
             return [slots[node]]
         inputs = {b for m in node.all_input_nodes for b in self.bases[m]}
-        results = [t for t in _tensors(self.seen[node]) if _base(t) not in inputs]  # but for what it writes into
+        results = [t for t in tensors(self.seen[node]) if _base(t) not in inputs]  # but for what it writes into
         if torch.Tag.pointwise in node.target.tags and len(results) == 1:  # pyright: ignore
             for used in node.all_input_nodes:
                 if self._may_hold(i, used, results[0]):
@@ -182,17 +175,17 @@ class _Plan:
             raise Unplayable(f"{op} is no operation on tensors")
         if mutates(node) and not outs:
             return op._op, args, kwargs
-        if op in _WRITERS and len(outs) == 1:
-            return _WRITERS[op](outs[0], *args, **kwargs)
+        if op in WRITERS and len(outs) == 1:
+            return WRITERS[op](outs[0], *args, **kwargs)
         if not mutates(node) and not is_random(node):
             seen_args, seen_kwargs = map_arg((node.args, node.kwargs), lambda n: self.seen[n])
-            for variant in _out_variants(op):
-                if _gives(variant, seen_args, seen_kwargs, _tensors(self.seen[node]), outs):
+            for variant in out_variants(op):
+                if gives(variant, seen_args, seen_kwargs, tensors(self.seen[node]), outs):
                     writes, names, dropped = variant
                     kept = {k: v for k, v in kwargs.items() if k not in dropped}
                     return writes._op, args, kept | dict(zip(names, outs, strict=True))
-        places = [i for i, t in enumerate(_tensors(self.seen[node])) if _base(t) in self.buffers or not mutates(node)]
-        return _copying(op, places, outs), args, kwargs
+        places = [i for i, t in enumerate(tensors(self.seen[node])) if _base(t) in self.buffers or not mutates(node)]
+        return copying(op, places, outs), args, kwargs
 
     def _may_hold(self, i: int, used: fx.Node, result: Tensor) -> bool:
         """Whether a pointwise result may overwrite the value of ``used``, which nobody reads after step ``i``."""
@@ -264,55 +257,10 @@ def _run_once(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, 
 
 def _refuse_changing_shapes(node: fx.Node, args: Any) -> None:
     tags = getattr(node.target, "tags", ())
-    by_mask = any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1:2]))
+    by_mask = any(t.dtype in (torch.bool, torch.uint8) for t in tensors(args[1:2]))
     indexing = node.target in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default)
     if torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags or (indexing and by_mask):
         raise Unplayable(f"{node.target} gives results whose shape depends on the data")
-
-
-def _out_variants(op: Any) -> Iterator[Variant]:
-    """Overloads of ``op`` that write into given tensors, but for those that torch generated from a copy."""
-    wanted = [(a.name, str(a.type)) for a in op._schema.arguments]
-    # Where the result lies says already of which kind it is.
-    kinds = {"dtype", "layout", "device", "pin_memory", "memory_format"}
-    for name in op.overloadpacket.overloads():
-        variant = getattr(op.overloadpacket, name)
-        outs = [a.name for a in variant._schema.arguments if a.is_out]
-        takes = [(a.name, str(a.type)) for a in variant._schema.arguments if not a.is_out]
-        dropped = {n for n, _ in wanted if n in kinds} - {n for n, _ in takes}
-        if outs and torch.Tag.generated not in variant.tags and takes == [a for a in wanted if a[0] not in dropped]:
-            yield variant, outs, dropped
-
-
-def _gives(variant: Variant, args: Any, kwargs: Any, results: list[Tensor], outs: list[Tensor]) -> bool:
-    """Whether a variant, given memory laid out as ``outs``, writes ``results`` there; a few in torch do not."""
-    op, names, dropped = variant
-    if len(names) != len(outs):
-        return False
-    trial = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in outs]
-    where = [(t.data_ptr(), t.shape, t.stride()) for t in trial]
-    kept = {k: v for k, v in kwargs.items() if k not in dropped}
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("error")
-            op(*args, **kept, **dict(zip(names, trial, strict=True)))
-    except (RuntimeError, Warning):
-        return False
-    same = all(torch.equal(t.nan_to_num(), r.nan_to_num()) for t, r in zip(trial, results, strict=True))
-    return same and where == [(t.data_ptr(), t.shape, t.stride()) for t in trial]
-
-
-def _copying(op: Any, places: list[int], outs: list[Tensor]) -> Callable[..., None]:
-    def run(*args: Any, **kwargs: Any) -> None:
-        results = _tensors(op(*args, **kwargs))
-        for place, out in zip(places, outs, strict=True):
-            out.copy_(results[place])
-
-    return run
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    return [v for v in pytree.tree_leaves(values) if isinstance(v, Tensor)]
 
 
 def _base(tensor: Tensor) -> int:
@@ -336,44 +284,3 @@ _OF_SHAPE_ALONE = {
     _aten.new_ones.default,
     _aten.new_full.default,
 }
-
-
-def _zeros(out: Tensor, *_: Any, **__: Any) -> Call:
-    return out.zero_, (), {}
-
-
-def _copy(out: Tensor, source: Tensor, *_: Any, **__: Any) -> Call:
-    return out.copy_, (source,), {}
-
-
-def _scale(out: Tensor, source: Tensor, factor: Any) -> Call:
-    return torch.mul, (source, factor), {"out": out}
-
-
-def _pad(out: Tensor, source: Tensor, widths: Sequence[int], value: float = 0.0) -> Call:
-    inner, part = out, source
-    for i in range(0, len(widths), 2):
-        dim = out.ndim - 1 - i // 2
-        before, after = widths[i], widths[i + 1]  # negative: cut off, as in the gradient of padding
-        part = part.narrow(dim, max(0, -before), source.shape[dim] + min(0, before) + min(0, after))
-        inner = inner.narrow(dim, max(0, before), part.shape[dim])
-    if inner.shape == out.shape:
-        return out.copy_, (part,), {}
-
-    def run() -> None:
-        out.fill_(value)
-        inner.copy_(part)
-
-    return run, (), {}
-
-
-_WRITERS: dict[Any, Callable[..., Call]] = {
-    _aten.clone.default: _copy,
-    _aten._to_copy.default: _copy,
-    _aten.new_zeros.default: _zeros,
-    _aten.zeros_like.default: _zeros,
-    _aten.zeros.default: _zeros,
-    _aten.mul.Scalar: _scale,
-    _aten.constant_pad_nd.default: _pad,
-}
-"""How operations write into given memory for which torch has only a copy."""
