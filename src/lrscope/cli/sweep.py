@@ -202,7 +202,7 @@ def _picture(found: Sweep) -> Path | None:
 
     y = "warmup" if "warmup" in others else others[0] if others else None
     over = next((name for name in others if name != y), None)
-    panels = found.table.plot.phase(x=x, y=y, over=over)
+    panels = found.table.plot.phase(x=x, y=y, over=over, value=_judge(found))
     figure = (panels.flat[0] if hasattr(panels, "flat") else panels).figure
     import io
 
@@ -210,6 +210,11 @@ def _picture(found: Sweep) -> Path | None:
     figure.savefig(data, format="png", dpi=150)
     write_whole(found.directory / "phase.png", data.getvalue())
     return found.directory / "phase.png"
+
+
+def _judge(found: Sweep) -> str:
+    """The column that ranks cells: the evaluation's loss where there is one."""
+    return "eval_loss" if any(v is not None for v in found.table["eval_loss"]) else "final_loss"
 
 
 def _varied(found: Sweep) -> tuple[str | None, list[str]]:
@@ -238,7 +243,7 @@ def finish(found: Sweep) -> dict[str, Any]:
         "cells": {"all": len(status), **{kind: status.count(kind) for kind in ("finished", "diverged", "failed")}},
         "best": best,
         "command": command,
-        "said": summary(found.table, x, others) if x is not None else [],
+        "said": summary(found.table, x, others, value=_judge(found)) if x is not None else [],
         "skipped": found.skipped,
         "errors": sorted({row["error"] for row in found.failed.rows()}),
         "table": str(found.directory / TABLE),
