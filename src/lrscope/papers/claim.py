@@ -166,7 +166,7 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
     """A measured number over seeds: mean, standard error, 95 % interval of the mean (Student's t), single values."""
     each = [float(v) for v in values]
     mean, n = statistics.fmean(each), len(each)
-    stderr = statistics.stdev(each) / math.sqrt(n) if n > 1 else math.nan
+    stderr = statistics.stdev(each) / math.sqrt(n) if n > 1 and math.isfinite(mean) else math.nan
     reach = stderr * _T95[min(n - 1, len(_T95) - 1)]
     return {"mean": mean, "stderr": stderr, "interval": [mean - reach, mean + reach], "values": each}
 

@@ -58,7 +58,8 @@ def _accuracy(name: str, seeds: Sequence[int]) -> list[float]:
     where="abstract (b); Fig. 4 a",
     sure="source",
     shows=["accuracy"],
-    unlike="whether a run without warmup fails hangs on the seed; two of three end at chance, the third trains",
+    unlike="with warmup all seeds do better, by 0.01 to 0.89; but a network this small has hardly a rate at which "
+    "warmup alone decides: in one seed of three it comes to 0.89 only, and without it to 0.88",
 )
 def warmup_rescues(seeds: Sequence[int] = SEEDS[:3]) -> tuple[Numbers, Holds]:
     """Three convolutions with batch normalisation and a stack of three layers, batches of 250 of 1,000 images, plain
@@ -86,20 +87,23 @@ def _last(of: Mapping[str, Mapping[str, object]], name: str) -> float:
 )
 def warmup_keeps_the_last_layer(seeds: Sequence[int] = SEEDS) -> tuple[Numbers, Holds]:
     """SVCCA (99 % of the variance, 797 images, means over positions) of each layer at step 0 and after 60 steps, the
-    runs of warmup-rescues; statistics of the untrained network are those of the training set.
+    runs of warmup-rescues; statistics of the untrained network are those of the training set. Seeds in which a run
+    diverged within those steps say nothing; fewer than three that do leave it open.
     """
     alike = {name: [_last(study(seed).similarity, name) for seed in seeds] for name in (WITH, WITHOUT)}
+    both = [i for i in range(len(seeds)) if not any(math.isnan(values[i]) for values in alike.values())]
     layers = study(seeds[0]).layers
     numbers = {
-        "last layer": {name: spread(values) for name, values in alike.items()},
+        "last layer": {name: spread([values[i] for i in both]) for name, values in alike.items()},
         "by layer": {
             name: [sum(study(seed).similarity[name][layer][0] for seed in seeds) / len(seeds) for layer in layers]
             for name in (WITH, WITHOUT, FROZEN)
             if all(study(seed).similarity[name] for seed in seeds)
         },
     }
-    means = {name: sum(values) / len(values) for name, values in alike.items()}
-    return numbers, {"mean similarity of the last layer higher with warmup": means[WITH] > means[WITHOUT]}
+    sums = {name: sum(values[i] for i in both) for name, values in alike.items()}
+    higher = sums[WITH] > sums[WITHOUT] if len(both) >= 3 else None
+    return numbers, {"mean similarity of the last layer higher with warmup": higher}
 
 
 @claim(
