@@ -36,7 +36,7 @@ def compare(
     ] = "cka",
     layers: Annotated[
         list[str] | None,
-        Parameter(name="--layers", help="Names or patterns; default: all with weights.", negative=()),
+        Parameter(name="--layers", help="A name or pattern; repeatable; default: all with weights.", negative=()),
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path | None, Parameter(help="Directory of comparison.json and report.html.")] = None,
@@ -68,8 +68,10 @@ def compare(
     where = out if out is not None else ROOT / f"compare-{names[0]}-{names[1]}"
     if where.exists() and not where.is_dir():
         raise ValueError(f"--out: {where} is a file; give a directory")
+    if (where / "report.html").exists() and not (where / "comparison.json").exists():
+        raise ValueError(f"--out: {where} holds the report of something else; give a directory of its own")
     where.mkdir(parents=True, exist_ok=True)
-    with working(where), Progress() as progress:
+    with working(where, goes_on=False), Progress() as progress:
         stage = ""
 
         def told(what: str, share: float) -> None:

@@ -31,24 +31,27 @@ def trying() -> Iterator[None]:
 
 
 @contextmanager
-def working(where: Path) -> Iterator[None]:
-    """The work itself: results on stdout stay clean of the task's prints, and whatever stops it says what is kept."""
+def working(where: Path, *, goes_on: bool = True) -> Iterator[None]:
+    """The work itself: results on stdout stay clean of the task's prints, and whatever stops it says what is kept.
+
+    ``goes_on``: whether the same command continues what was stopped.
+    """
     from lrscope.tasks.place import line_of
 
     try:
         with redirect_stdout(sys.stderr):
             yield
     except KeyboardInterrupt:
-        print(
-            f"lrscope: stopped; what was done is in {where}, and the same command goes on from there", file=sys.stderr
-        )
+        kept = f"what was done is in {where}, and the same command goes on from there"
+        print(f"lrscope: stopped; {kept if goes_on else 'the same command starts anew'}", file=sys.stderr)
         raise
     except LrscopeError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and not line_of(error):
             raise  # a full disk says so itself
-        raise WorkError(f"the work failed with {in_one_line(error)}; what was done is in {where}") from error
+        kept = f"; what was done is in {where}" if goes_on else ""
+        raise WorkError(f"the work failed with {in_one_line(error)}{kept}") from error
 
 
 def in_one_line(error: BaseException) -> str:

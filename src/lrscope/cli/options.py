@@ -206,20 +206,29 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _on_device(task: Task, device: str) -> Task:
-    import dataclasses
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
 
+    Raises:
+        ValueError: With torch's reason.
+    """
     import torch
 
     if device == "cpu":
-        return task
+        return
     try:
         torch.zeros(1, device=device)
     except Exception as error:
         raise ValueError(
             f"--device: {device!r} cannot be used here ({_first_line(error)}); cpu always can"
         ) from error
-    return dataclasses.replace(task, device=device)
+
+
+def _on_device(task: Task, device: str) -> Task:
+    import dataclasses
+
+    check_device(device)
+    return task if device == "cpu" else dataclasses.replace(task, device=device)
 
 
 def _first_line(error: BaseException) -> str:

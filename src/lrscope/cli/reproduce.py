@@ -48,14 +48,37 @@ def reproduce(
         Path | None, Parameter(help="Recorded runs to compare with; default: docs/papers/ledger.json of a checkout.")
     ] = None,
     fresh: Annotated[bool, Parameter(help="Run everything again.", negative=())] = False,
+    scale: Annotated[
+        Literal["small", "paper"],
+        Parameter(
+            help="Small networks on the CPU, or the papers' own settings, of some claims, on your GPU and data."
+        ),
+    ] = "small",
+    data: Annotated[Path | None, Parameter(help="With --scale paper: the folder of CIFAR-10's binary files.")] = None,
+    device: Annotated[str, Parameter(help="With --scale paper: cpu, cuda, cuda:1 …")] = "cpu",
+    estimate: Annotated[
+        bool, Parameter(help="With --scale paper: time a few steps and say what all would take.", negative=())
+    ] = False,
     json: Json = False,
 ) -> int:
-    """Run the claims of papers at small scale; print statement, measurement and verdict, and write a page per paper.
+    """Run the claims of papers; print statement, measurement and verdict, and write a page per paper.
 
     Exit code 3 if a claim that is usually reproduced was not, 1 if one could not be run.
     """
     from lrscope.papers import claims
 
+    if scale == "paper":
+        from lrscope.cli.paper_scale import at_paper_scale
+
+        return at_paper_scale(
+            names, data=data, device=device, num_seeds=1 if num_seeds is None else num_seeds, out=out,
+            estimate=estimate, json=json,
+        )  # fmt: skip
+    for flag, given in {"--data": data is not None, "--device": device != "cpu", "--estimate": estimate}.items():
+        if given:
+            raise ValueError(
+                f"{flag}: is for --scale paper; at small scale claims run on the CPU and bring their data"
+            )
     found = [claim for claim in claims(*names).values() if claim.headline or not quick]
     if not found:
         raise ValueError(f"--quick: none of {', '.join(names)} is a main statement that is measured in seconds")

@@ -1,11 +1,13 @@
 """Claims at the papers' scale: networks of the published sizes, data from binary files, and runs that go on."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from lrscope.cli.app import call
 from lrscope.errors import TaskError
 from lrscope.isolation import isolated_rng
 from lrscope.papers import PAPERS, claims
@@ -183,3 +185,51 @@ def test_missing_data_is_said_before_any_work(tmp_path):
     with pytest.raises(TaskError, match=r"cifar10\(path=\): missing in"):
         EXPERIMENTS["li2019/texp"].run(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def small_experiments(monkeypatch, *ids):
+    from lrscope.papers import scale
+
+    few = {id: replace(EXPERIMENTS[id], **SMALL[id]) for id in ids}
+    monkeypatch.setattr(scale, "EXPERIMENTS", few)
+
+
+def test_the_command_runs_goes_on_and_says_what_it_costs(images, tmp_path, monkeypatch, capsys):
+    id = "leclerc2020/large-first-generalises"
+    small_experiments(monkeypatch, id, "li2019/texp")
+    asked = ["reproduce", "--scale", "paper", id, "--data", str(images), "--out", str(tmp_path)]
+    assert call([*asked, "--estimate"]) == 0
+    assert f"{id}: about" in capsys.readouterr().out
+    assert not (tmp_path / "paper-scale").exists()
+    code = call([*asked, "--json"])
+    (outcome,) = json.loads(capsys.readouterr().out)["outcomes"]
+    assert outcome["settings"] == {"scale": "paper", "seeds": [0], "device": "cpu"}
+    assert code == (0 if outcome["verdict"] == "reproduced" else 3)
+    assert call(asked) == code  # from what is there
+    assert "at the paper's scale" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scale", "paper"], "--data"),
+        (
+            ["--scale", "paper", "li2019/equivalence", "--data", "x"],
+            "li2019/equivalence has no such setting; there are",
+        ),
+        (["--scale", "paper", "li2019/texp", "--data", "nowhere"], "missing in nowhere"),
+        (["--scale", "paper", "li2019/texp", "--data", "nowhere", "--seeds", "0"], "--seeds"),
+        (
+            ["--scale", "paper", "li2019/texp", "--data", "x", "--device", "gpu"],
+            "--device: 'gpu' cannot be used here",
+        ),
+        (["--data", "x"], "--data: is for --scale paper"),
+        (["--estimate"], "--estimate: is for --scale paper"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(options, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(["reproduce", *options]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.strip().splitlines()) <= 2
