@@ -12,7 +12,7 @@ from lrscope import studies
 from lrscope.landscape import Barrier, Profile
 from lrscope.papers import claims
 from lrscope.papers.gotmare2018 import connectivity, distillation, networks, restarts, warmup
-from lrscope.records import Cost
+from lrscope.records import Cost, Run
 from lrscope.studies.restarts import Pair
 
 
@@ -124,7 +124,10 @@ def test_shallow_layers_are_the_first(monkeypatch):
 
 def scores(monkeypatch, warm, without, frozen=math.nan):
     values = {warmup.WITH: warm, warmup.WITHOUT: without, warmup.FROZEN: frozen}
-    found = SimpleNamespace(scores={name: {"accuracy": value} for name, value in values.items()})
+    run = Run("a", {}, ({"step": 1, "loss": 2.3, "lr": 0.1}, {"step": 2, "loss": math.inf, "lr": 0.2}))
+    found = SimpleNamespace(
+        scores={name: {"accuracy": value} for name, value in values.items()}, runs=dict.fromkeys(values, run)
+    )
     monkeypatch.setattr(warmup, "study", lambda seed: found)
 
 
@@ -156,6 +159,7 @@ def test_deep_layers_must_differ_twice_as_much(deep, holds):
     alone = np.full((4, 5, 6), 0.5)
     found = studies.Distillation(layers, tuple("abcdef"), {"distilled": alone + size, "alone": alone},
                                  alone[0], {}, {}, "svcca", Cost())  # fmt: skip
-    numbers, parts = distillation._deep_and_shallow(found)
+    numbers, parts, curves = distillation._deep_and_shallow(found)
     assert list(parts.values()) == [holds]
     assert numbers["smallest deep over largest shallow"] == pytest.approx(deep / 0.02)
+    np.testing.assert_allclose(np.mean(curves["difference"], axis=1), size.ravel())

@@ -7,8 +7,8 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 from lrscope.landscape import Barrier, Curve, barrier, connect, profile
-from lrscope.papers.claim import Holds, Numbers, claim, spread
-from lrscope.papers.gotmare2018.networks import mlp, task
+from lrscope.papers.claim import Curves, Holds, Numbers, claim, spread
+from lrscope.papers.gotmare2018.networks import columns, mlp, task
 from lrscope.schedules import Linear, Schedule
 from lrscope.studies.runs import State, trained, with_drops
 from lrscope.tasks import Task
@@ -62,11 +62,16 @@ def joined(name: str, seed: int, kind: Any) -> tuple[Barrier, Curve]:
     return barrier(clean(), a, b), connect(clean(), a, b, kind=kind, seed=seed, **CURVE)
 
 
-def _of_kind(kind: str, seeds: Sequence[int], *, line: bool) -> tuple[Numbers, Holds]:
+def _of_kind(kind: str, seeds: Sequence[int], recipes: Sequence[str], *, line: bool) -> tuple[Numbers, Holds, Curves]:
     numbers: dict[str, Any] = {}
     holds: dict[str, bool] = {}
-    for name in RECIPES:
+    curves: dict[str, Any] = {}
+    for name in recipes:
         found = [joined(name, seed, kind) for seed in seeds]
+        curves[name] = {
+            "line": columns([straight.profile for straight, _ in found], "test_error"),
+            kind: columns([curve.profile for _, curve in found], "test_error"),
+        }
         numbers[name] = {
             "line": spread(straight.height + max(straight.ends) for straight, _ in found),
             kind: spread(curve.barrier.height + max(curve.barrier.ends) for _, curve in found),
@@ -76,7 +81,7 @@ def _of_kind(kind: str, seeds: Sequence[int], *, line: bool) -> tuple[Numbers, H
             holds[f"{name}: loss of 0.5 or more on the line"] = min(numbers[name]["line"]["values"]) >= 0.5
         above = [curve.barrier.height for _, curve in found]
         holds[f"{name}: at most 0.1 above the worse end on the {kind}"] = max(above) <= 0.1
-    return numbers, holds
+    return numbers, holds, curves
 
 
 @claim(
@@ -87,11 +92,13 @@ def _of_kind(kind: str, seeds: Sequence[int], *, line: bool) -> tuple[Numbers, H
     shows=["B Adam", "E init x 3"],
     headline=True,
 )
-def different_recipes(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def different_recipes(
+    seeds: Sequence[int] = (0, 1, 2), recipes: Sequence[str] = tuple(RECIPES)
+) -> tuple[Numbers, Holds, Curves]:
     """64-64-64-10 with ReLU, 60 epochs; six recipes that differ from the reference in one thing each, and start from
     another initialisation. Largest training loss on the line and on a chain with one bend, trained for 40 epochs.
     """
-    return _of_kind("chain", seeds, line=True)
+    return _of_kind("chain", seeds, recipes, line=True)
 
 
 @claim(
@@ -101,9 +108,11 @@ def different_recipes(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]
     sure="inferred",
     shows=["B Adam", "E init x 3"],
 )
-def bezier_too(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def bezier_too(
+    seeds: Sequence[int] = (0, 1, 2), recipes: Sequence[str] = tuple(RECIPES)
+) -> tuple[Numbers, Holds, Curves]:
     """The pairs of different-recipes, joined by Bezier curves with one bend, trained for as long."""
-    return _of_kind("bezier", seeds, line=False)
+    return _of_kind("bezier", seeds, recipes, line=False)
 
 
 @claim(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lrscope import studies
-from lrscope.papers.claim import Holds, Numbers, claim, spread
+from lrscope.papers.claim import Curves, Holds, Numbers, claim, spread
 from lrscope.papers.gotmare2018.networks import cnn, shallow, task, with_weights
 from lrscope.studies.runs import loaded, trained, with_drops
 
@@ -46,7 +46,7 @@ def study(seeds: tuple[int, ...], weight: float) -> studies.Distillation:
     )
 
 
-def _deep_and_shallow(found: studies.Distillation) -> tuple[Numbers, Holds]:
+def _deep_and_shallow(found: studies.Distillation) -> tuple[Numbers, Holds, Curves]:
     sizes = found.by_layer
     conv, deep = ([sizes[name] for name in with_weights(shallow(0), kind)] for kind in (nn.Conv2d, nn.Linear))
     numbers: dict[str, Any] = {
@@ -55,7 +55,9 @@ def _deep_and_shallow(found: studies.Distillation) -> tuple[Numbers, Holds]:
         "layers": list(sizes),
         "smallest deep over largest shallow": min(deep) / max(conv),
     }
-    return numbers, {"each of the three deep layers twice each convolution, or more": min(deep) >= 2 * max(conv)}
+    holds = {"each of the three deep layers twice each convolution, or more": min(deep) >= 2 * max(conv)}
+    curves = {kind: table.mean(0).tolist() for kind, table in found.matrices.items()}
+    return numbers, holds, {"teacher": list(found.teacher_layers), **curves, "difference": found.difference.tolist()}
 
 
 @claim(
@@ -83,7 +85,7 @@ def distillation_helps(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Ho
     shows=["difference by layer", "smallest deep over largest shallow"],
     unlike="every deep layer changes more than both convolutions, but the last less than twice the second",
 )
-def knowledge_in_deep_layers(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Holds]:
+def knowledge_in_deep_layers(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Holds, Curves]:
     """The students of distillation-helps. SVCCA (99 % of the variance, 797 images, means over positions) of each
     student layer with each layer of the teacher, mean over seeds, distilled less alone; its absolute value, mean over
     the teacher's layers.
@@ -99,6 +101,6 @@ def knowledge_in_deep_layers(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbe
     shows=["difference by layer", "smallest deep over largest shallow"],
     unlike="the second convolution changes as much as the last layer does; the first one does not change",
 )
-def with_labels_too(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Holds]:
+def with_labels_too(seeds: Sequence[int] = (0, 1, 2, 3)) -> tuple[Numbers, Holds, Curves]:
     """As knowledge-in-deep-layers, with weight 0.5 on the teacher's answers and 0.5 on the labels."""
     return _deep_and_shallow(study(tuple(seeds), 0.5))

@@ -7,13 +7,16 @@ with 0.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache, partial, reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrscope.landscape import Profile
 from lrscope.tasks import Batches, Task
 from lrscope.tasks.losses import accuracy, cross_entropy
 
@@ -111,3 +114,13 @@ def shallow(seed: int) -> nn.Module:  # noqa: ARG001 - the generator is seeded
 def with_weights(model: nn.Module, kind: type[nn.Module]) -> list[str]:
     """Names of the modules of a kind, in order."""
     return [name for name, module in model.named_modules() if isinstance(module, kind)]
+
+
+def columns(profiles: Sequence[Profile], *names: str) -> dict[str, Any]:
+    """For a figure: the places that all profiles share, and a row for each of them, by column.
+
+    Where a curve was looked at more closely differs between seeds; those places are left out.
+    """
+    t = reduce(np.intersect1d, [found.t for found in profiles])
+    rows = {name: [found[name][np.isin(found.t, t)].tolist() for found in profiles] for name in names}
+    return {"t": t.tolist(), **rows}

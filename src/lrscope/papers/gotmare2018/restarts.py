@@ -8,8 +8,8 @@ from typing import Any
 
 from lrscope import studies
 from lrscope.landscape import Curve, barrier, connect
-from lrscope.papers.claim import Holds, Numbers, claim, spread
-from lrscope.papers.gotmare2018.networks import cnn, mlp, task
+from lrscope.papers.claim import Curves, Holds, Numbers, claim, spread
+from lrscope.papers.gotmare2018.networks import cnn, columns, mlp, task
 from lrscope.studies.restarts import DROPS, Pair, Role
 from lrscope.studies.runs import trained, with_drops
 from lrscope.tasks import Task
@@ -43,8 +43,20 @@ def control(seed: int) -> studies.Restarts:
     return studies.restarts(_perceptron(), OPTIMIZER, lr=0.1, period=5 * EPOCH, curve=None, roles=roles, seed=seed)
 
 
-def _lines(pairs: Sequence[Pair], unit: int = EPOCH) -> dict[str, float]:
-    return {"-".join(f"{step / unit:.3g}" for step in pair.steps): pair.line.height for pair in pairs}
+def _epochs(pair: Pair) -> str:
+    return "-".join(f"{step / EPOCH:.3g}" for step in pair.steps)
+
+
+def _lines(pairs: Sequence[Pair]) -> dict[str, float]:
+    return {_epochs(pair): pair.line.height for pair in pairs}
+
+
+def _drawn(found: Sequence[Sequence[Pair]]) -> dict[str, Any]:
+    """Training loss on the line of each pair, a row for each seed."""
+    return {
+        _epochs(pairs[0]): columns([pair.line.profile for pair in pairs], "train_loss")
+        for pairs in zip(*found, strict=True)
+    }
 
 
 def _by_pair(found: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -59,13 +71,15 @@ def _by_pair(found: Sequence[dict[str, float]]) -> dict[str, Any]:
     shows=["barrier"],
     headline=True,
 )
-def restart_barriers(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def restart_barriers(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """64-64-64-64-64-10 with ReLU, 20 % of the labels wrong, batches of 20 with noise; cosine cycles of 5, 10, 20, 40
     epochs from 0.1 to 1e-6. Rise of the training loss above the worse end on the line between minima.
     """
-    found = [_lines(study(seed).pairs) for seed in seeds]
+    pairs = [study(seed).pairs for seed in seeds]
+    found = [_lines(of_seed) for of_seed in pairs]
     each = [sum(height >= 0.1 for height in heights.values()) >= 2 for heights in found]
-    return {"barrier": _by_pair(found)}, {"0.1 or more in two of three pairs, in every seed": all(each)}
+    holds = {"0.1 or more in two of three pairs, in every seed": all(each)}
+    return {"barrier": _by_pair(found)}, holds, _drawn(pairs)
 
 
 @claim(
@@ -76,15 +90,16 @@ def restart_barriers(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     shows=["barrier", "from the drop itself"],
     unlike="a few epochs at the high rate before the drop make the barrier; from the drop itself there is none",
 )
-def no_barrier_at_drops(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def no_barrier_at_drops(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """The run of restart-barriers with a constant rate and drops at 40 and 75 % instead. Pairs lie as far around the
     drops as the paper's, 5 epochs of 150: epochs 27.5, 32.5, 53.7 and 58.7 of 75. No part of the criterion: the line
     from the first drop itself to epoch 32.5.
     """
-    found = [_lines(control(seed).of("around drops")) for seed in seeds]
+    pairs = [control(seed).of("around drops") for seed in seeds]
+    found = [_lines(of_seed) for of_seed in pairs]
     highest = max(max(heights.values()) for heights in found)
     numbers = {"barrier": _by_pair(found), "from the drop itself": spread(map(_from_the_drop, seeds))}
-    return numbers, {"0.01 or less in all pairs, in every seed": highest <= 0.01}
+    return numbers, {"0.01 or less in all pairs, in every seed": highest <= 0.01}, _drawn(pairs)
 
 
 def _from_the_drop(seed: int) -> float:
@@ -110,14 +125,15 @@ def _from_the_drop(seed: int) -> float:
     sure="inferred",
     shows=["barrier"],
 )
-def high_rates_do_it_alone(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def high_rates_do_it_alone(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """The run of no-barrier-at-drops, looked at in the epochs in which the other has its minima; of the three pairs
     the two that begin in the phase of the high rate.
     """
-    pairs = [control(seed).of("same epochs") for seed in seeds]
-    found = [_lines([pair for pair in of_seed if pair.steps[0] == 15 * EPOCH]) for of_seed in pairs]
+    pairs = [[p for p in control(seed).of("same epochs") if p.steps[0] == 15 * EPOCH] for seed in seeds]
+    found = [_lines(of_seed) for of_seed in pairs]
     lowest = min(min(heights.values()) for heights in found)
-    return {"barrier": _by_pair(found)}, {"0.1 or more in both pairs, in every seed": lowest >= 0.1}
+    holds = {"0.1 or more in both pairs, in every seed": lowest >= 0.1}
+    return {"barrier": _by_pair(found)}, holds, _drawn(pairs)
 
 
 @claim(
@@ -127,27 +143,27 @@ def high_rates_do_it_alone(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, H
     sure="source",
     shows=["line", "chain", "bend below the lower end"],
 )
-def not_two_basins(seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> tuple[Numbers, Holds]:
+def not_two_basins(seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> tuple[Numbers, Holds, Curves]:
     """Chain with one bend between the minima after 35 and 75 epochs of restart-barriers, trained for 60 epochs; the
     bend is the point at t = 0.5.
     """
     ends = (35 * EPOCH, 75 * EPOCH)
     lines = [next(p.line for p in study(seed).pairs if p.steps == ends) for seed in seeds]
-    chain, below = [], []
-    for seed in seeds:
-        found = _chain(_perceptron(), study(seed), ends, 60, seed).barrier
-        middle = abs(found.profile.t - 0.5).argmin()
-        chain.append(found.height)
-        below.append(min(found.ends) - float(found.profile["train_loss"][middle]))
+    chains = [_chain(_perceptron(), study(seed), ends, 60, seed).barrier for seed in seeds]
+    chain = [found.height for found in chains]
+    bends = [float(found.profile["train_loss"][abs(found.profile.t - 0.5).argmin()]) for found in chains]
+    below = [min(found.ends) - bend for found, bend in zip(chains, bends, strict=True)]
     numbers = {
         "line": spread(line.height for line in lines),
         "chain": spread(chain),
         "bend below the lower end": spread(below),
     }
-    return numbers, {
+    holds = {
         "on the chain at most 0.02 above the worse end, in every seed": max(chain) <= 0.02,
         "the bend has a lower training loss than both ends, in every seed": min(below) > 0,
     }
+    curves = {"line": lines, "chain": chains}
+    return numbers, holds, {name: columns([f.profile for f in found], "train_loss") for name, found in curves.items()}
 
 
 @claim(
@@ -158,16 +174,18 @@ def not_two_basins(seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> tuple[Numbers, Hol
     shows=["lowest between, less the lower end"],
     unlike="networks this small do not gain from averaging over a whole cycle: the middle is far up the barrier",
 )
-def better_between(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def better_between(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """Loss on the 797 other images, on the line between the minima after 35 and 75 epochs of restart-barriers; the
     middle half of the line is meant by between.
     """
+    pairs = [next(p for p in study(seed).pairs if p.steps == (35 * EPOCH, 75 * EPOCH)) for seed in seeds]
+    lines = [pair.line.profile for pair in pairs]
     gaps = []
-    for seed in seeds:
-        pair = next(p for p in study(seed).pairs if p.steps == (35 * EPOCH, 75 * EPOCH))
-        loss, t = pair.line.profile["test_loss"], pair.line.profile.t
-        gaps.append(float(loss[(t >= 0.25) & (t <= 0.75)].min() - min(loss[0], loss[-1])))
-    return {"lowest between, less the lower end": spread(gaps)}, {"below both ends, in every seed": max(gaps) < 0}
+    for line in lines:
+        loss, between = line["test_loss"], (line.t >= 0.25) & (line.t <= 0.75)
+        gaps.append(float(loss[between].min() - min(loss[0], loss[-1])))
+    numbers = {"lowest between, less the lower end": spread(gaps)}
+    return numbers, {"below both ends, in every seed": max(gaps) < 0}, columns(lines, "train_loss", "test_loss")
 
 
 @claim(
@@ -178,21 +196,24 @@ def better_between(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     shows=["shallow less deep"],
     unlike="five layers of one width: with restarts the second one changes most and the last ones hardly",
 )
-def shallow_layers_stay(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def shallow_layers_stay(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """SVCCA (99 % of the variance, 797 images) of each layer after 15 and after 75 epochs, of both runs; the first
     two of the five layers against the last two.
     """
     numbers: dict[str, Any] = {"shallow less deep": {}, "by layer": {}}
+    curves: dict[str, Any] = {}
     kinds: dict[str, tuple[Any, Role]] = {"restarts": (study, "restarts"), "two drops": (control, "same epochs")}
     for name, (made, role) in kinds.items():
         pairs = [next(p for p in made(seed).of(role) if p.steps == (15 * EPOCH, 75 * EPOCH)) for seed in seeds]
         alike = [[value for value, _ in pair.similarity.values()] for pair in pairs]
+        curves[name] = alike
         numbers["by layer"][name] = [sum(column) / len(column) for column in zip(*alike, strict=True)]
         numbers["shallow less deep"][name] = spread((a[0] + a[1] - a[-2] - a[-1]) / 2 for a in alike)
-    return numbers, {
+    holds = {
         f"{name}: shallow layers more alike, in every seed": min(found["values"]) > 0
         for name, found in numbers["shallow less deep"].items()
     }
+    return numbers, holds, curves
 
 
 @claim(
@@ -203,7 +224,7 @@ def shallow_layers_stay(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Hold
     shows=["line", "chain"],
     unlike="with batch normalisation a peak of 0.1 is a small step, and the run crosses next to nothing",
 )
-def convolutional(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
+def convolutional(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds, Curves]:
     """Three convolutions with batch normalisation and a stack of three layers; data as in restart-barriers, cosine
     cycles of 2, 4, 8, 16 epochs from 0.1. Statistics are recomputed at every point. The chain joins the last two
     minima and is trained for 20 epochs.
@@ -211,14 +232,17 @@ def convolutional(seeds: Sequence[int] = (0, 1, 2)) -> tuple[Numbers, Holds]:
     which = task(cnn, name="restarts-cnn", **MEMORIZING)
     roles: tuple[Role, ...] = ("restarts",)
     ends = (14 * EPOCH, 30 * EPOCH)
-    lines, chains = [], []
+    pairs, chains = [], []
     for seed in seeds:
         found = studies.restarts(which, OPTIMIZER, lr=0.1, period=2 * EPOCH, curve=None, roles=roles, seed=seed)
-        lines.append(_lines(found.pairs))
-        chains.append(_chain(which, found, ends, 20, seed).barrier.height)
-    return {"line": _by_pair(lines), "chain": spread(chains)}, {
+        pairs.append(found.pairs)
+        chains.append(_chain(which, found, ends, 20, seed).barrier)
+    lines, heights = [_lines(of_seed) for of_seed in pairs], [chain.height for chain in chains]
+    holds = {
         "0.1 or more on the line in two of three pairs, in every seed": all(
-            sum(height >= 0.1 for height in heights.values()) >= 2 for heights in lines
+            sum(height >= 0.1 for height in of_seed.values()) >= 2 for of_seed in lines
         ),
-        "on the chain at most 0.02 above the worse end, in every seed": max(chains) <= 0.02,
+        "on the chain at most 0.02 above the worse end, in every seed": max(heights) <= 0.02,
     }
+    curves = {"lines": _drawn(pairs), "chain": columns([chain.profile for chain in chains], "train_loss")}
+    return {"line": _by_pair(lines), "chain": spread(heights)}, holds, curves
