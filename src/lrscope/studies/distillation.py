@@ -15,8 +15,8 @@ from lrscope.errors import MeasurementError
 from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Cost, Run
 from lrscope.schedules import Schedule
-from lrscope.studies.layers import Layers, Measure, check_measure, matrix, recorded
-from lrscope.studies.runs import OnProgress, loaded, trained, with_drops
+from lrscope.studies.layers import Layers, Measure, check_layers, check_measure, matrix, recorded
+from lrscope.studies.runs import OnProgress, check_rate, digest, length_of, loaded, trained, with_drops
 from lrscope.tasks import Task, distill
 from lrscope.tasks.distill import Logits
 
@@ -72,6 +72,8 @@ class Distillation:
 
         The mean of an absolute difference is above 0 for equal students, too; only what is well above this counts.
         """
+        if len(self.matrices["alone"]) < 2:
+            return dict.fromkeys(self.student_layers, float("nan"))
         noise = np.nanmean(self.stderr, axis=1) * np.sqrt(2 / np.pi)
         return dict(zip(self.student_layers, noise.tolist(), strict=True))
 
@@ -85,7 +87,10 @@ class Distillation:
             means = {kind: statistics.fmean(self.scores[kind][metric]) for kind in self.scores}
             lines.append(f"{metric}: distilled {means['distilled']:.4g}, alone {means['alone']:.4g}")
         noise = self.noise_by_layer
-        found = ", ".join(f"{k} {v:.3f} (noise {noise[k]:.3f})" for k, v in self.by_layer.items())
+        found = ", ".join(
+            f"{k} {v:.3f} (noise {'unknown' if np.isnan(noise[k]) else f'{noise[k]:.3f}'})"
+            for k, v in self.by_layer.items()
+        )
         return "\n".join([*lines, f"difference of {self.measure} to the teacher by layer: {found}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,11 +168,10 @@ def distillation(
         Gotmare, Keskar, Xiong, Socher, 2018, arXiv 1810.13243, section on distillation.
     """
     check_measure(measure)
-    length = task.steps if steps is None else steps
-    if length is None:
-        raise ValueError(f"steps: the task {task.name!r} names no length of its own; give the updates of a run")
-    if not seeds:
-        raise ValueError("seeds: got none; give 3 or more")
+    length = length_of(task, steps)
+    seeds = _distinct(seeds)
+    check_rate("lr", lr)
+    check_rate("distilled_lr", distilled_lr)
     out = None if out is None else Path(out)
     kinds: dict[Student, tuple[Task, Schedule]] = {
         "alone": (task, with_drops(lr, length, drops)),
@@ -176,6 +180,14 @@ def distillation(
             with_drops(distilled_lr, length, drops),
         ),
     }
+    check_layers(task.model(seeds[0]), layers)
+    check_layers(teacher, teacher_layers, "teacher_layers")
+    about: dict[Student, dict[str, Any]] = {
+        "alone": {},
+        "distilled": {
+            "teacher": digest(teacher), "temperature": temperature, "weight": weight, "scale": scale,
+        },
+    }  # fmt: skip
     runs: dict[Student, list[Run]] = {kind: [] for kind in kinds}
     tables: dict[Student, list[np.ndarray]] = {kind: [] for kind in kinds}
     scores: dict[Student, dict[str, tuple[float, ...]]] = {}
@@ -185,7 +197,7 @@ def distillation(
         for seed in seeds:
             run, states = trained(
                 which, optimizer, schedule, length, {length}, name=f"{kind}-{seed}", seed=seed, out=out,
-                on_progress=on_progress,
+                on_progress=on_progress, about=about[kind],
             )  # fmt: skip
             if length not in states:
                 rate = "lr" if kind == "alone" else "distilled_lr"
@@ -208,3 +220,18 @@ def distillation(
         measure,
         cost,
     )
+
+
+def _distinct(seeds: Any) -> tuple[int, ...]:
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str):
+        raise TypeError(f"seeds: expected some whole numbers such as (0, 1, 2), got {seeds!r}")
+    if not seeds:
+        raise ValueError("seeds: got none; give 3 or more")
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"seeds: expected whole numbers of 0 or more, got {seed!r}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"seeds: {tuple(seeds)!r} names one twice, and two equal students hide how much seeds differ"
+        )
+    return tuple(seeds)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lrscope.errors import LrscopeWarning
 from lrscope.isolation import isolated_rng, mode_of
 from lrscope.similarity import Recording, Similarity, cka, compare, procrustes, pwcca, record, svcca
+from lrscope.similarity.layers import find_layers
 from lrscope.tasks import Task
 
 Measure = Literal["svcca", "pwcca", "cka", "procrustes"]
@@ -37,6 +38,14 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
 def check_measure(measure: str) -> None:
     if measure not in get_args(Measure):
         raise ValueError(f"measure: expected one of {', '.join(get_args(Measure))}, got {measure!r}")
+
+
+def check_layers(model: nn.Module, layers: Layers, name: str = "layers") -> None:
+    """Refuse names that match nothing, before any work."""
+    try:
+        find_layers(model, layers)
+    except (ValueError, TypeError) as error:
+        raise type(error)(str(error).replace("layers", name, 1)) from None
 
 
 def recorded(

@@ -14,8 +14,8 @@ from lrscope.landscape import Barrier, Curve, barrier, connect
 from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Cost, Run
 from lrscope.schedules import Schedule, WarmRestarts
-from lrscope.studies.layers import Layers, Measure, check_measure, recorded, same_layers
-from lrscope.studies.runs import OnProgress, State, loaded, trained, with_drops
+from lrscope.studies.layers import Layers, Measure, check_layers, check_measure, recorded, same_layers
+from lrscope.studies.runs import OnProgress, State, check_rate, check_whole, loaded, trained, with_drops
 from lrscope.tasks import Task
 from lrscope.training import Snapshots, checkpoint, members_of
 
@@ -120,7 +120,7 @@ def restarts(
     curve: Literal["chain", "bezier"] | None = "chain",
     curve_steps: int = 1000,
     curve_lr: float | None = None,
-    roles: Sequence[Role] = ("restarts", "same epochs", "around drops"),
+    roles: Role | Sequence[Role] = ("restarts", "same epochs", "around drops"),
     num_points: int = 25,
     measure: Measure = "svcca",
     layers: Layers = None,
@@ -162,8 +162,16 @@ def restarts(
     References:
         Gotmare, Keskar, Xiong, Socher, 2018, arXiv 1810.13243, section on restarts; the control is ours.
     """
+    roles = (roles,) if isinstance(roles, str) else roles
     _check(period, cycles, mult, first, roles, curve)
+    check_rate("lr", lr)
+    check_whole("num_points", num_points, 3)
+    if curve is not None:
+        check_whole("curve_steps", curve_steps, 1)
+        if curve_lr is not None:
+            check_rate("curve_lr", curve_lr)
     check_measure(measure)
+    check_layers(task.model(seed), layers)
     spec = OptimizerSpec.parse(optimizer)
     minima = list(itertools.accumulate(period * mult**i for i in range(cycles)))
     steps, epoch = minima[-1], max(len(task.batches()), 1)
@@ -253,8 +261,7 @@ def _state(states: Mapping[int, State], step: int, run: Run) -> State:
 
 def _check(period: Any, cycles: Any, mult: Any, first: Any, roles: Sequence[Role], curve: Any) -> None:
     for name, value, least in (("period", period, 2), ("cycles", cycles, 2), ("mult", mult, 1), ("first", first, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+        check_whole(name, value, least)
     if cycles - first < 2:
         raise ValueError(f"first: of {cycles} minima those from {first} on leave none to join; at most {cycles - 2}")
     if curve not in ("chain", "bezier", None):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from lrscope.optimizers import OptimizerSpec
-from lrscope.records import Run
+from lrscope.records import Run, strict_json
 from lrscope.schedules import Constant, Join, Schedule
 from lrscope.tasks import Task
+from lrscope.tasks.fingerprint import fingerprint
+from lrscope.tasks.fingerprint import same as _alike
 from lrscope.training import Probe, TrainState, checkpoint, train
 from lrscope.training.loop import OptimizerLike
 
@@ -52,6 +58,9 @@ class Keep:
         files = {step: self._file(step) for step in sorted(self.at)}
         return {step: checkpoint.load(file)["model"] for step, file in files.items() if file.exists()}
 
+    def has(self, step: int) -> bool:
+        return step in self._states if self.folder is None else self._file(step).exists()
+
     def _keep(self, model: nn.Module, step: int) -> None:
         if step not in self.at:
             return
@@ -80,40 +89,111 @@ def trained(
     on_progress: OnProgress | None = None,
     probes: Iterable[Probe] = (),
     frozen: Mapping[str, int] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> tuple[Run, dict[int, State]]:
-    """A run and its states at the steps ``at``; one that is finished in ``out`` is read, not repeated."""
+    """A run and its states at the steps ``at``; one that is finished in ``out`` is read, not repeated.
+
+    A run whose states were kept at other steps is trained again, to the same end. ``about`` is what decides the run
+    beside its configuration and the task's fingerprint.
+
+    Raises:
+        ValueError: ``out`` holds a run of this name of another task, or with other settings.
+    """
     keep = Keep(at, None if out is None else out / f"{name}-states")
-    lines = None if out is None else out / f"{name}.jsonl"
-    if lines is not None and lines.exists():
-        before = Run.read(lines)
-        rule = optimizer if callable(optimizer) else OptimizerSpec.parse(optimizer).to_spec()
-        asked = {"schedule": schedule.to_spec(), "steps": steps, "seed": seed, "task": task.name, "optimizer": rule}
-        same = all(before.config.get(k) == v for k, v in asked.items())
-        if same and before.status in ("finished", "diverged") and before.config.get("frozen") == _plain(frozen):
-            return before, keep.states
+
+    def complete(run: Run) -> bool:
+        upto = run.steps_done + (run.status == "finished")  # a step that diverged was not looked at
+        return all(keep.has(step) for step in keep.at if step < upto)
+
+    resume = out is not None
+    if out is not None:
+        lines = out / f"{name}.jsonl"
+        _same_task(task, seed, out / f"{name}-task.json", dict(about or {}), known=lines.exists())
+        if lines.exists():
+            before = Run.read(lines)
+            rule = optimizer if callable(optimizer) else OptimizerSpec.parse(optimizer).to_spec()
+            asked = {"schedule": schedule.to_spec(), "steps": steps, "seed": seed, "task": task.name}
+            asked |= {"optimizer": rule, "frozen": None if frozen is None else dict(frozen)}
+            if all(before.config.get(k) == v for k, v in asked.items()) and before.status in ("finished", "diverged"):
+                if complete(before):
+                    return before, keep.states
+                resume = False
 
     def told(state: TrainState) -> None:
         if on_progress is not None:
             on_progress(f"training: {name}", (state.step + 1) / steps)
 
-    run = train(
-        task,
-        optimizer,
-        schedule,
-        steps,
-        probes=[keep, *probes],
-        seed=seed,
-        name=name,
-        out=out,
-        resume=out is not None,
-        on_step=told,
-        frozen=frozen,
-    )
+    def go(resume: bool) -> Run:
+        return train(
+            task,
+            optimizer,
+            schedule,
+            steps,
+            probes=[keep, *probes],
+            seed=seed,
+            name=name,
+            out=out,
+            resume=resume,
+            on_step=told,
+            frozen=frozen,
+        )
+
+    run = go(resume)
+    if resume and not complete(run):  # it went on from beyond a step that is wanted now
+        run = go(False)
     return run, keep.states
 
 
-def _plain(frozen: Mapping[str, int] | None) -> dict[str, int] | None:
-    return None if frozen is None else dict(frozen)
+def _same_task(task: Task, seed: int, file: Path, about: dict[str, Any], *, known: bool) -> None:
+    """Hold the task and ``about`` against what ``file`` says of the run beside it, or write it for a new run."""
+    asked = {"task": task.name, **fingerprint(task, seed), **about}
+    if known:
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        differ = [k for k in {**asked, **before} if not _alike(before.get(k), asked.get(k))]
+        if differ:
+            said = ", ".join(WORDS.get(k, f"{k}: stored {before.get(k)!r}, asked {asked.get(k)!r}") for k in differ)
+            raise ValueError(f"out: {file.parent} holds another study's runs ({said}); give another directory")
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torn = file.with_name(f".{file.name}.{os.getpid()}")
+    torn.write_text(strict_json(asked), encoding="utf-8")
+    torn.replace(file)
+
+
+WORDS = {
+    "parameters": "the task's network has other parameters",
+    "first_loss": "the task's first batch has another loss",
+    "teacher": "the teacher has other weights",
+}
+
+
+def digest(model: nn.Module) -> str:
+    """Of all its parameters and buffers, bit by bit."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def check_rate(name: str, value: Any) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a finite learning rate above 0, got {value!r}")
+
+
+def length_of(task: Task, steps: int | None) -> int:
+    """Updates of a run, as asked or as the task says."""
+    length = task.steps if steps is None else steps
+    if length is None:
+        raise ValueError(f"steps: the task {task.name!r} names no length of its own; give the updates of a run")
+    check_whole("steps", length, 1)
+    return length
 
 
 def with_drops(lr: float, steps: int, drops: Sequence[float]) -> Schedule:

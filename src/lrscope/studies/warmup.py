@@ -13,8 +13,8 @@ from lrscope.errors import MeasurementError
 from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Cost, Run
 from lrscope.schedules import Constant, Schedule, nonzero_warmup
-from lrscope.studies.layers import Layers, Measure, calibrated, check_measure, recorded, same_layers
-from lrscope.studies.runs import OnProgress, loaded, movement, trained, with_drops
+from lrscope.studies.layers import Layers, Measure, calibrated, check_layers, check_measure, recorded, same_layers
+from lrscope.studies.runs import OnProgress, check_rate, length_of, loaded, movement, trained, with_drops
 from lrscope.tasks import Task
 from lrscope.training.freezing import Freezing
 
@@ -92,7 +92,7 @@ def warmup(
     warmup_steps: int,
     steps: int | None = None,
     drops: Sequence[float] = (0.5, 0.75),
-    deep: Sequence[str] | None = None,
+    deep: str | Sequence[str] | None = None,
     small: tuple[Task, float] | None = None,
     measure: Measure = "svcca",
     layers: Layers = None,
@@ -130,11 +130,17 @@ def warmup(
         1706.02677, for the linear scaling of the rate with the batch.
     """
     check_measure(measure)
-    length = task.steps if steps is None else steps
-    if length is None:
-        raise ValueError(f"steps: the task {task.name!r} names no length of its own; give the updates of a run")
+    length = length_of(task, steps)
+    check_rate("lr", lr)
     if not isinstance(warmup_steps, int) or isinstance(warmup_steps, bool) or not 0 < warmup_steps < length:
         raise ValueError(f"warmup_steps: expected a whole number between 1 and {length - 1}, got {warmup_steps!r}")
+    check_layers(task.model(seed), layers)
+    if small is not None:
+        if not isinstance(small, tuple) or len(small) != 2 or not isinstance(small[0], Task):
+            raise TypeError(f"small: expected a pair of a lrscope Task and its learning rate, got {small!r:.80}")
+        check_rate("small", small[1])
+    if isinstance(deep, str):
+        deep = (deep,)
     deep = tuple(deep if deep is not None else second_half(task.model(seed)))
     held = dict.fromkeys(deep, warmup_steps)
     Freezing(held, task.model(seed))  # refuses patterns that match nothing

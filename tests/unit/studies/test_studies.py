@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,57 @@ def test_another_run_in_the_same_place_is_refused(tmp_path):
         trained(TASK, "sgd", lrs.schedules.Constant(0.04), 3, {3}, name="x", seed=0, out=tmp_path)
     with pytest.raises(ValueError, match="holds another run"):
         trained(TASK, "adam", lrs.schedules.Constant(0.05), 3, {3}, name="x", seed=0, out=tmp_path)
+
+
+def counted(calls):
+    return lambda what, share: calls.append(what)
+
+
+def test_a_run_of_another_task_of_that_name_is_refused(tmp_path):
+    options = {"name": "x", "seed": 0, "out": tmp_path}
+    trained(TASK, "sgd", lrs.schedules.Constant(0.05), 3, {3}, **options)
+    x, y = cases.data(torch.float32)
+    other = replace(TASK, train=lrs.tasks.Batches(x, y, batch_size=3))
+    with pytest.raises(ValueError, match=r"out: .* holds another study's runs \(the task's first batch has another"):
+        trained(other, "sgd", lrs.schedules.Constant(0.05), 3, {3}, **options)
+    with pytest.raises(ValueError, match="temperature: stored None, asked 2"):
+        trained(TASK, "sgd", lrs.schedules.Constant(0.05), 3, {3}, about={"temperature": 2}, **options)
+    (tmp_path / "x-task.json").unlink()  # nothing says what the run is of
+    with pytest.raises(ValueError, match="holds another study's runs"):
+        trained(TASK, "sgd", lrs.schedules.Constant(0.05), 3, {3}, **options)
+
+
+def test_states_at_other_steps_are_trained_for_again(tmp_path):
+    schedule, calls = lrs.schedules.Constant(0.05), []
+    options = {"name": "x", "seed": 0, "out": tmp_path, "on_progress": counted(calls)}
+    _, first = trained(TASK, "sgd", schedule, 6, {2, 6}, **options)
+    _, other = trained(TASK, "sgd", schedule, 6, {3, 6}, **options)
+    assert len(calls) == 12
+    assert same(first[6], other[6])
+    _, whole = trained(TASK, "sgd", schedule, 6, {3}, name="x", seed=0, out=None)
+    assert same(other[3], whole[3])
+    trained(TASK, "sgd", schedule, 6, {2, 3}, **options)
+    assert len(calls) == 12
+
+    def stopped(what, share):
+        if share > 0.7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(TASK, "sgd", schedule, 6, {6}, name="y", seed=0, out=tmp_path, on_progress=stopped)
+    _, late = trained(TASK, "sgd", schedule, 6, {3, 6}, name="y", seed=0, out=tmp_path)
+    assert same(late[3], whole[3])
+
+
+def test_a_run_that_diverged_is_not_repeated_for_states_it_never_reached(tmp_path):
+    task, calls = cases.TASKS["linear_squared"](), []
+    options = {"name": "x", "seed": 0, "out": tmp_path, "on_progress": counted(calls)}
+    run, states = trained(task, "sgd(momentum=0)", lrs.schedules.Constant(1e4), 30, {0, 30}, **options)
+    assert run.status == "diverged"
+    made = len(calls)
+    _, again = trained(task, "sgd(momentum=0)", lrs.schedules.Constant(1e4), 30, {0, 30}, **options)
+    assert len(calls) == made
+    assert list(again) == list(states) == [0]
 
 
 def test_drops_are_where_they_are_said_to_be():
@@ -199,11 +251,23 @@ def test_a_study_is_told_drawn_and_found_again(restarted, tmp_path):
         ({"roles": ("drops",)}, "roles: expected some of 'restarts', 'same epochs', 'around drops'"),
         ({"measure": "rsa"}, "measure: expected one of svcca, pwcca, cka, procrustes, got 'rsa'"),
         ({"curve": "spline"}, "curve: expected 'chain', 'bezier' or None, got 'spline'"),
+        ({"curve_steps": 0}, "curve_steps: expected a whole number of at least 1, got 0"),
+        ({"curve_lr": -1.0}, "curve_lr: expected a finite learning rate above 0, got -1.0"),
+        ({"num_points": 2}, "num_points: expected a whole number of at least 3, got 2"),
+        ({"lr": "0.1"}, "lr: expected a finite learning rate above 0, got '0.1'"),
+        ({"layers": "heat"}, r"layers: no layer 'heat' \(did you mean 'head'\?\)"),
     ],
 )
 def test_what_cannot_be_restarted_is_refused(options, says):
+    calls = []
     with pytest.raises(ValueError, match=says):
-        studies.restarts(TASK, **{"lr": 0.1, "period": 4, "cycles": 3, **options})
+        studies.restarts(TASK, **{"lr": 0.1, "period": 4, "cycles": 3, **options}, on_progress=counted(calls))
+    assert not calls
+
+
+def test_one_role_is_a_word():
+    found = studies.restarts(TASK, lr=0.1, period=2, cycles=2, first=0, curve=None, num_points=3, roles="restarts")
+    assert [pair.role for pair in found.pairs] == ["restarts"]
 
 
 def test_a_run_that_diverges_has_no_minima():
@@ -280,11 +344,24 @@ def test_the_deep_half():
         ({"warmup_steps": 10}, "warmup_steps: expected a whole number between 1 and 9, got 10"),
         ({"deep": ["heat"]}, r"frozen: 'heat' matches no trainable parameter \(did you mean 'head'"),
         ({"drops": (0.9, 0.1)}, "drops: expected increasing shares"),
+        ({"deep": "heat"}, r"frozen: 'heat' matches no trainable parameter"),
+        ({"layers": ["heat"]}, "layers: no layer 'heat'"),
+        ({"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
+        ({"lr": math.nan}, "lr: expected a finite learning rate above 0, got nan"),
+        ({"small": (TASK, 0)}, "small: expected a finite learning rate above 0, got 0"),
     ],
 )
 def test_what_cannot_be_warmed_is_refused(options, says):
+    calls = []
+    settings = {"lr": 0.1, "warmup_steps": 3, "steps": 10, **options}
     with pytest.raises(ValueError, match=says):
-        studies.warmup(TASK, **{"lr": 0.1, "warmup_steps": 3, "steps": 10, **options})
+        studies.warmup(TASK, **settings, on_progress=counted(calls))
+    assert not calls
+
+
+def test_the_small_task_comes_with_its_rate():
+    with pytest.raises(TypeError, match="small: expected a pair of a lrscope Task and its learning rate"):
+        studies.warmup(TASK, lr=0.1, warmup_steps=3, steps=10, small=TASK)
 
 
 # Distillation.
@@ -361,12 +438,44 @@ def test_what_cannot_be_taught_is_refused():
         ({"seeds": ()}, ValueError, "seeds: got none"),
         ({"temperature": 0}, ValueError, "temperature: expected a number above 0"),
         ({"measure": "x"}, ValueError, "measure"),
+        ({"seeds": 3}, TypeError, r"seeds: expected some whole numbers such as \(0, 1, 2\), got 3"),
+        ({"seeds": (0, 0)}, ValueError, r"seeds: \(0, 0\) names one twice"),
+        ({"steps": 0}, ValueError, "steps: expected a whole number of at least 1, got 0"),
+        ({"layers": "heat"}, ValueError, "layers: no layer 'heat'"),
+        ({"teacher_layers": "heat"}, ValueError, "teacher_layers: no layer 'heat'"),
+        ({"distilled_lr": -1}, ValueError, "distilled_lr: expected a finite learning rate above 0, got -1"),
         ({"lr": 1e9}, MeasurementError, "lr: the student alone of seed 0 diverged; give a lower rate"),
         ({"distilled_lr": 1e9}, MeasurementError, "distilled_lr: the student distilled of seed 0 diverged"),
     ]:
         settings = {"lr": 0.1, "distilled_lr": 0.1, "steps": 5, "seeds": (0,), **options}
         with pytest.raises(error, match=says):
             studies.distillation(cases.TASKS["relu"](), teacher, "sgd(momentum=0)", **settings)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_of_one_seed_the_noise_is_unknown():
+    found = studies.distillation(
+        TASK, TASK.model(1), "sgd", lr=0.1, distilled_lr=0.02, steps=4, seeds=(0,), measure="cka"
+    )
+    assert all(math.isnan(v) for v in found.noise_by_layer.values())
+    assert "(noise unknown)" in str(found)
+
+
+def test_a_directory_belongs_to_one_teacher_and_one_loss(tmp_path):
+    teacher, settings = TASK.model(1), {"lr": 0.1, "distilled_lr": 0.02, "steps": 4, "seeds": (0,), "measure": "cka"}
+    one = studies.distillation(TASK, teacher, "sgd", **settings, out=tmp_path)
+    calls = []
+    two = studies.distillation(TASK, teacher, "sgd", **settings, out=tmp_path, on_progress=counted(calls))
+    assert not calls
+    assert one.scores == two.scores
+    nearly = loaded(TASK, teacher.state_dict())
+    with torch.no_grad():
+        next(nearly.parameters()).view(-1)[0] += 1e-6
+    with pytest.raises(ValueError, match=r"holds another study's runs .*the teacher has other weights"):
+        studies.distillation(TASK, nearly, "sgd", **settings, out=tmp_path)
+    for other in ({"temperature": 1.0}, {"weight": 0.5}, {"scale": False}):
+        with pytest.raises(ValueError, match=f"holds another study's runs .*{next(iter(other))}: stored"):
+            studies.distillation(TASK, teacher, "sgd", **settings, **other, out=tmp_path)
 
 
 def test_keep_says_nothing_of_steps_that_were_not_reached():
