@@ -70,6 +70,11 @@ def sentences(found: Comparison) -> list[str]:
             f"{loss(max(line.ends) + line.height)}, {_plus_minus(line.height, line.stderr)} above the worse end."
         )
     said = [first]
+    if flat(found.line) and not flat_above_chord(found.line):
+        said.append(
+            f"But the ends are unlike, {loss(line.ends[0])} for {a} and {loss(line.ends[1])} for {b}, and the loss "
+            f"rises by {loss(line.above_chord)} above the straight line between these two numbers."
+        )
     if found.curve is not None:
         curve = found.curve.rises["train_loss"]
         if found.curve.status == "diverged":
@@ -77,7 +82,7 @@ def sentences(found: Comparison) -> list[str]:
         elif flat(found.curve):
             said.append(
                 f"A trained curve joins them without one, over {times(found.curve.detour)} the straight distance: "
-                "they lie in one connected region of low loss."
+                "nowhere on it is the training loss clearly above that of the worse end."
             )
         elif curve.height < line.height / 5:
             said.append(
@@ -98,9 +103,11 @@ def sentences(found: Comparison) -> list[str]:
     alike = {name: value for name, value in found.by_layer.items() if not math.isnan(value)}
     if alike:
         least, most = min(alike, key=lambda n: alike[n]), max(alike, key=lambda n: alike[n])
+        range_ = f"{alike[least]:.2f} ({least}) to {alike[most]:.2f} ({most})"
         said.append(
-            f"Layers of the same name are alike by {alike[least]:.2f} ({least}) to {alike[most]:.2f} ({most}), by "
-            f"{_measure(found)} on {found.examples} examples."
+            f"Layers of the same name are alike by {range_}, by {_measure(found)} on {found.examples} examples."
+            if len(alike) > 1
+            else f"{least} is alike in both by {alike[least]:.2f}, by {_measure(found)} on {found.examples} examples."
         )
     return said
 
@@ -109,6 +116,12 @@ def flat(path: Between) -> bool:
     """Whether the training loss rises by next to nothing on the way."""
     rise = path.rises["train_loss"]
     return rise.height <= FLAT * abs(max(rise.ends)) + 1e-3
+
+
+def flat_above_chord(path: Between) -> bool:
+    """Whether it also stays next to the straight line between the two end losses."""
+    rise = path.rises["train_loss"]
+    return rise.above_chord <= FLAT * abs(max(rise.ends)) + 1e-3
 
 
 def _measure(found: Comparison) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,9 @@ def fitted(state: Mapping[str, Tensor], task: Task, name: str) -> dict[str, Tens
     Raises:
         ValueError: It is of another network; the first keys and shapes that differ are named.
     """
-    expected = task.model(0).state_dict()
-    for prefix in PREFIXES:
-        bare = {key.removeprefix(prefix): value for key, value in state.items()}
-        if all(key.startswith(prefix) for key in state) and bare.keys() == expected.keys():
-            state = bare
-            break
+    model = task.model(0)
+    expected = model.state_dict()
+    state = _bare(state, expected.keys())
     missing = [f"{key!r} is missing" for key in expected if key not in state]
     unknown = [f"{key!r} is not of it" for key in state if key not in expected]
     shapes = [
@@ -94,7 +91,25 @@ def fitted(state: Mapping[str, Tensor], task: Task, name: str) -> dict[str, Tens
             f"{name}: not a network of task {task.name!r}: {', '.join(shown)}{more}; give the task and the settings "
             "it was trained with"
         )
+    for key, _ in model.named_parameters():
+        if state[key].is_floating_point() != expected[key].is_floating_point():
+            raise ValueError(
+                f"{name}: {key!r} is {state[key].dtype}, not {expected[key].dtype}; give the weights as trained"
+            )
+        if not bool(torch.isfinite(state[key]).all()):
+            raise ValueError(f"{name}: {key!r} holds values that are not finite; it is of a run that diverged")
     return {key: state[key].to(expected[key]) for key in expected}
+
+
+def _bare(state: Mapping[str, Tensor], wanted: Set[str]) -> Mapping[str, Tensor]:
+    """``state`` without the prefixes of wrappers, one inside another, if that gives the wanted names."""
+    bare = state
+    while bare.keys() != wanted:
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in bare)), None)
+        if prefix is None or not bare:
+            return state
+        bare = {key.removeprefix(prefix): value for key, value in bare.items()}
+    return bare
 
 
 def _culprit(error: pickle.UnpicklingError) -> str:

@@ -36,7 +36,9 @@ def test_a_state_dict_is_found_bare_and_under_its_usual_names(key, state, tmp_pa
     assert equal(read_checkpoint(saved(tmp_path, whole)), state)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod."]
+)
 def test_what_wrappers_put_before_names_is_taken_off(prefix, state, tmp_path):
     file = saved(tmp_path, {prefix + k: v for k, v in state.items()})
     assert equal(fitted(read_checkpoint(file), TASK, "A"), state)
@@ -52,6 +54,20 @@ def test_precision_and_device_are_the_models(state):
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     found = fitted(half, TASK, "A")
     assert {v.dtype for v in found.values()} == {v.dtype for v in state.values()}
+
+
+def test_weights_that_are_no_trained_weights_are_refused_by_the_name_of_their_file(state):
+    first = next(iter(state))
+    with pytest.raises(ValueError, match=f"a.pt: '{first}' is torch.int64, not torch.float32"):
+        fitted({**state, first: state[first].long()}, TASK, "a.pt")
+    with pytest.raises(ValueError, match=f"a.pt: '{first}' holds values that are not finite"):
+        fitted({**state, first: state[first] / 0}, TASK, "a.pt")
+
+
+def test_buffers_may_be_infinite(state):
+    buffer = next(name for name, _ in TASK.model(0).named_buffers() if name.endswith("running_var"))
+    masked = {**state, buffer: torch.full_like(state[buffer], float("inf"))}  # as a causal mask is
+    assert equal(fitted(masked, TASK, "A"), masked)
 
 
 class Harmful:

@@ -122,6 +122,26 @@ def test_sentences_say_what_the_numbers_say(compared):
     ]:  # fmt: skip
         said = " ".join(sentences(changed)).replace("\u202f", " ")
         assert says in said
+    for changed in (case(found, 0.0, ends=(4.6, 4.5)), case(found, 0.0, 0.0, ends=(4.6, 4.5))):
+        assert "low loss" not in " ".join(sentences(changed))  # joined they are, low they are not
+
+
+def test_unlike_ends_without_a_barrier_are_said_to_be_unlike(compared):
+    def with_chord(rise):
+        found = case(compared[-1], 0.0, ends=(2.3, 0.5))
+        train = replace(found.line.rises["train_loss"], above_chord=rise)
+        return replace(found, line=replace(found.line, rises={**found.line.rises, "train_loss": train}))
+
+    said = sentences(with_chord(0.8))
+    assert said[0].startswith("No barrier")
+    assert said[1].startswith("But the ends are unlike, 2.3000 for A and 0.5000 for B, and the loss rises by 0.8000")
+    assert not any("unlike" in text for text in sentences(with_chord(0.0)))
+
+
+def test_one_layer_has_no_range(compared):
+    found = compared[-1]
+    one = replace(found, layers=found.layers[:1], similarity=((0.5,),), chance=((0.0,),))
+    assert f"{found.layers[0]} is alike in both by 0.50" in sentences(one)[-1]
 
 
 def test_the_page_stands_alone(compared, tmp_path):
@@ -196,6 +216,27 @@ def test_json_and_a_curve(files, capsys):
     assert found["comparison"]["curve"]["kind"] == "chain"
     assert found["report"] == "here/report.html"
     assert (files / "here" / "comparison.json").exists()
+
+
+def test_the_report_of_something_else_is_not_overwritten(files, capsys):
+    (files / "run").mkdir()
+    (files / "run" / "report.html").write_text("a run's")
+    options = ["--task", "digits", "--points", "3", "--batches", "1", "--out", "run"]
+    assert call(["compare", "net0.pt", "net1.pt", *options]) == 2
+    assert "--out: run holds the report of something else" in capsys.readouterr().err
+    assert (files / "run" / "report.html").read_text() == "a run's"
+    (files / "run" / "report.html").unlink()
+    for _ in range(2):  # its own is made anew
+        assert call(["compare", "net0.pt", "net1.pt", *options]) == 0
+
+
+def test_stopped_it_does_not_promise_to_go_on(files, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(studies, "compare", stopped)
+    assert call(["compare", "net0.pt", "net1.pt", "--task", "digits"]) == 130
+    assert "lrscope: stopped; the same command starts anew" in capsys.readouterr().err
 
 
 def test_files_of_one_name_are_told_apart(files, capsys):
