@@ -40,7 +40,7 @@ def barrier(
         a, b: The networks: modules, state dicts, or flat vectors of trainable parameters, ``(P,)``.
         of: The column the barrier is of: ``"train_loss"``, ``"test_loss"``, and ``"train_error"``, ``"test_error"``
             where the task has a metric ``accuracy``. All columns are measured; ``result.on(...)`` gives the others.
-        num_points: Points on the line, both ends included.
+        num_points: Points on the line, both ends included; 3 or more.
         num_batches: Training batches at most, for a task; all by default.
         refresh: ``False`` keeps BatchNorm's statistics as they are, which both networks must then share.
         on_progress: Called with passes over a set done and in all.
@@ -61,10 +61,11 @@ def barrier(
         >>> found.height, found.t
         (1.0, 0.5)
     """
-    line = profile(
-        target, [a, b], num_points=num_points, num_batches=num_batches, refresh=refresh, on_progress=on_progress
-    )
-    return Barrier.read(line, of)
+    check_count("num_points", num_points, 3)  # between two ends alone nothing can rise
+    surface = Surface(target, num_batches=num_batches, refresh=refresh)
+    surface.require(of)
+    path = Path(tuple(surface.read(a, b)), "chain", surface.dtype)
+    return Barrier.read(along(surface, path, np.linspace(0, 1, num_points), on_progress=on_progress), of)
 
 
 def profile(

@@ -161,6 +161,8 @@ def connect(
     check_count("bends", bends, 1)
     check_count("steps", steps, 1)
     check_count("num_points", num_points, 2)
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed: expected a whole number of 0 or more, got {seed!r}")
     spec = _rule(optimizer)
     peak = DEFAULT_LR.get(spec.name, OTHER_LR) if lr is None else lr
     for name, value, above in (("lr", peak, True), ("weight_decay", weight_decay, False)):
@@ -170,6 +172,7 @@ def connect(
                 f"{name}: expected a finite number {'above 0' if above else 'of 0 or more'}, got {value!r}"
             )
     surface = Surface(target, num_batches=num_batches)
+    surface.require(of)
     path = _straight(surface, a, b, kind, bends)
     started = time.perf_counter()
     settings = {

@@ -99,6 +99,7 @@ def pca_plane(
         Li, Xu, Taylor, Studer, Goldstein, Visualizing the Loss Landscape of Neural Nets, 2018, arXiv 1712.09913
         (optimisation paths).
     """
+    trajectory = list(trajectory)
     if len(trajectory) < 3:
         raise ValueError(f"trajectory: a plane needs 3 points or more, got {len(trajectory)}")
     surface = _surface(target, num_points, num_batches, margin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,8 @@ def curvature(
     """
     check_count("num_points", num_points, 2)
     check_count("num_batches", num_batches, 1)
+    if not isinstance(path, (Curve, Path)) and (not isinstance(path, (list, tuple)) or len(path) < 2):
+        raise TypeError(f"path: expected a curve or a list of two networks or more, got {_came(path)}")
     surface = Surface(target)
     if isinstance(path, (Curve, Path)):
         path = path.path if isinstance(path, Curve) else path
@@ -79,6 +82,10 @@ def curvature(
     values = {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
     cost = objective.spent - spent + Cost(seconds=time.perf_counter() - started)
     return Profile(t, path.travelled(t), values, {}, {}, cost)
+
+
+def _came(path: Any) -> str:
+    return f"{len(path)}" if isinstance(path, (list, tuple)) else type(path).__name__
 
 
 def _objective(surface: Surface, target: Target, num_batches: int) -> Objective:

@@ -117,6 +117,14 @@ class Surface:
     def dtype(self) -> torch.dtype:
         return self.model.get_parameter(self.layout.names[0]).dtype
 
+    def require(self, of: str) -> None:
+        """Refuse a column that :meth:`evaluate` would not measure, before it does."""
+        columns = [_error_name(f"{data.name}_{name}") for data in self.sets for name in data.functions]
+        if of not in columns:
+            raise ValueError(f"of: {of!r} is not measured here; choose one of {', '.join(columns)}")
+        if not of.endswith(("_loss", "_error")):
+            raise ValueError(f"of: {of!r} may be good when high; barriers are of losses and errors")
+
     def read(self, *points: Point, names: Iterable[str] = ("a", "b", "c")) -> list[Tensor]:
         """Points as vectors, and what they bring besides as what this surface holds fixed."""
         found = [
@@ -260,9 +268,12 @@ def _columns(name: str, epoch: Callable[[], Iterator[Batch]], task: Task) -> Dat
 
 def _as_error(column: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     """Accuracy as its complement, so that in all columns that barriers are asked of, low is good."""
-    if column.endswith("_accuracy"):
-        return column.removesuffix("accuracy") + "error", 1 - value
-    return column, value
+    name = _error_name(column)
+    return name, value if name == column else 1 - value
+
+
+def _error_name(column: str) -> str:
+    return column.removesuffix("accuracy") + "error" if column.endswith("_accuracy") else column
 
 
 def _names(names: Iterable[str], count: int) -> list[str]:

@@ -92,7 +92,12 @@ def read_symmetry(model: nn.Module) -> tuple[Group, ...]:
     """
     tracer = fx.Tracer()
     if tracer.is_leaf_module(model, ""):
-        return ()  # one layer, whose units are all inputs and outputs
+        if isinstance(model, (nn.Linear, *_CONVOLUTIONS)):
+            return ()  # one layer, whose units are all inputs and outputs
+        raise MeasurementError(
+            f"align: the model is a {type(model).__name__}, whose hidden units are not known; align reads chains and "
+            "sums of Linear, convolutions, norms over units, pooling and activations"
+        )
     try:
         graph = tracer.trace(copy.deepcopy(model))  # tracing leaves constants on the model it traces
     except Exception as error:
@@ -240,7 +245,7 @@ class _Reader:
 
     def _output(self, layer: Any, size: int, layout: Literal["maps", "features"]) -> _Signal:
         """Units of its own, unless the layer was called before: then the same ones."""
-        key = (self.names[id(layer.weight)], 0)
+        key = (self._name(layer.weight), 0)
         group = self.axes[key][0] if key in self.axes else self._new(size)
         for tensor in (layer.weight, layer.bias):
             self._list(tensor, 0, (group, 1))
@@ -252,10 +257,18 @@ class _Reader:
         group, block = where
         if block == 0:  # a norm on flattened maps
             block = tensor.shape[dim] // max(self.size[self._root(group)], 1)
-        known = self.axes.setdefault((self.names[id(tensor)], dim), (group, block))
+        known = self.axes.setdefault((self._name(tensor), dim), (group, block))
         self._join(known[0], group)
         if known[1] != block:  # read twice with different shapes
             self._join(_FIXED, group)
+
+    def _name(self, tensor: Any) -> str:
+        if id(tensor) not in self.names:
+            raise MeasurementError(
+                "align: a weight of this model is computed from other parameters, as by weight or spectral norm, so "
+                "its units cannot be renamed; bake it in first (torch.nn.utils.parametrize.remove_parametrizations)"
+            )
+        return self.names[id(tensor)]
 
     def _new(self, size: int) -> int:
         self.parent.append(len(self.parent))

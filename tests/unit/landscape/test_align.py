@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lrscope.errors import MeasurementError
 from lrscope.landscape import align
 from lrscope.landscape.symmetry import read_symmetry
 from lrscope.tasks.models import CNN, MLP
@@ -204,3 +205,30 @@ def test_the_record():
     record = json.loads(json.dumps(found.to_dict()))
     assert sorted(record["permutations"]["hidden.0.weight"]) == list(range(9))
     assert "units renamed; distance" in repr(found)
+
+
+@pytest.mark.parametrize(
+    "make_one",
+    [
+        lambda: nn.LSTM(3, 4),
+        lambda: nn.GRUCell(3, 4),
+        lambda: nn.MultiheadAttention(8, 2),
+        lambda: nn.TransformerEncoderLayer(8, 2, 16),
+    ],
+)
+def test_a_layer_whose_hidden_units_are_not_known_is_refused_as_it_is_inside_of_a_network(make_one):
+    with pytest.raises(MeasurementError, match=f"align: the model is a {type(make_one()).__name__}, whose hidden"):
+        align(make_one(), make_one())
+
+
+def test_a_single_layer_has_no_hidden_units():
+    assert align(nn.Linear(3, 4), nn.Linear(3, 4)).permutations == {}
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm]
+)
+def test_weights_computed_from_others_are_refused(norm):
+    a, b = (nn.Sequential(norm(nn.Linear(3, 8)), nn.ReLU(), norm(nn.Linear(8, 2))) for _ in range(2))
+    with pytest.raises(MeasurementError, match="a weight of this model is computed from other parameters"):
+        align(a, b)

@@ -330,7 +330,7 @@ def test_progress_reaches_its_end():
     seen = []
     task = cases.TASKS["batch_norm"](D)
     barrier(
-        task, task.model(0), task.model(1), num_points=2, on_progress=lambda done, all_: seen.append((done, all_))
+        task, task.model(0), task.model(1), num_points=3, on_progress=lambda done, all_: seen.append((done, all_))
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 

@@ -144,7 +144,7 @@ def test_dropout_is_on_in_the_training_of_a_task_only():
     task = cases.TASKS["dropout"](D)
     a = task.model(0)
     found = connect(task, a, a, steps=8, lr=1e-9, weight_decay=0, num_points=3)
-    plain = barrier(task, a, a, num_points=2).ends[0]
+    plain = barrier(task, a, a, num_points=3).ends[0]
     assert np.ptp(found.profile["train_loss"]) < 1e-6
     assert abs(found.losses.mean() - plain) > 1e-3
     quiet = connect(task.objective(num_batches=3, model=a), a, a, steps=6, lr=1e-9, weight_decay=0, num_points=3)

@@ -93,7 +93,11 @@ ARGUMENTS = [
     (barrier, {"num_points": 1}, "num_points"),
     (barrier, {"num_points": 2.0}, "num_points"),
     (barrier, {"num_batches": 0}, "num_batches"),
-    (barrier, {"of": "valid_loss"}, "of: 'valid_loss' was not measured"),
+    (barrier, {"num_points": 2}, "num_points: expected a whole number of at least 3, got 2"),
+    (barrier, {"of": "valid_loss"}, "of: 'valid_loss' is not measured here; choose one of train_loss"),
+    (connect, {"of": "valid_loss"}, "of: 'valid_loss' is not measured here"),
+    (connect, {"seed": "x"}, "seed: expected a whole number of 0 or more, got 'x'"),
+    (connect, {"seed": -1}, "seed: expected a whole number of 0 or more, got -1"),
     (connect, {"kind": "spline"}, "kind: expected 'bezier' or 'chain', got 'spline'"),
     (connect, {"bends": 0}, "bends"),
     (connect, {"steps": 0}, "steps"),
@@ -117,6 +121,23 @@ def test_arguments(call, options, message):
     with pytest.raises(ValueError, match=message) as raised:
         call(TASK, A, B, **options)
     assert "\n" not in str(raised.value)
+
+
+def test_a_column_is_refused_before_anything_is_trained_or_measured(monkeypatch):
+    def work(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(lrs.landscape.surface.Surface, "evaluate", work)
+    monkeypatch.setattr(lrs.landscape.surface.Surface, "training", work)
+    for call in (barrier, connect):
+        with pytest.raises(ValueError, match="of: 'train_accuracy' is not measured here"):
+            call(TASK, A, B, of="train_accuracy")
+
+
+@pytest.mark.parametrize("path", [A, [A], 3])
+def test_curvature_needs_a_path(path):
+    with pytest.raises(TypeError, match="path: expected a curve or a list of two networks or more, got"):
+        curvature(TASK, path)
 
 
 def test_arguments_of_slices():
