@@ -21,8 +21,10 @@ from lrscope.similarity.result import Similarity
 from lrscope.similarity.shapes import Channels, Spatial, positions_first, reduced, tensor
 from lrscope.similarity.side import Side
 
+SHOWN = 12
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Matrix:
     """Similarities of pairs of layers.
 
@@ -46,6 +48,8 @@ class Matrix:
     cost: Cost = field(default_factory=Cost)
 
     def __getitem__(self, pair: tuple[str, str]) -> Similarity:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise KeyError(f"expected a row and a column such as matrix[{self.rows[0]!r}, {self.columns[0]!r}]")
         if pair in self.reasons:
             raise KeyError(f"{pair[0]} against {pair[1]} could not be measured: {self.reasons[pair]}")
         if pair not in self.results:
@@ -57,6 +61,21 @@ class Matrix:
     def same(self) -> dict[str, float]:
         """Similarity of each layer with its namesake."""
         return {name: float(self.results[name, name]) for name in self.rows if (name, name) in self.results}
+
+    def __repr__(self) -> str:
+        return f"<Matrix: {len(self.rows)} x {len(self.columns)}, {self.measure}>"
+
+    def __str__(self) -> str:
+        """The values as a table, 12 rows and columns at most."""
+        rows, columns = self.rows[:SHOWN], self.columns[:SHOWN]
+        widths = [max(len(name), 6) for name in columns]
+        first = max(map(len, rows))
+        lines = [" " * first + "".join(f"  {name:>{w}}" for name, w in zip(columns, widths, strict=True))]
+        for name, values in zip(rows, self.values, strict=False):
+            cells = ("-" if np.isnan(v) else f"{v:.3f}" for v in values[:SHOWN])
+            lines.append(f"{name:<{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True)))
+        left = f" ({len(self.rows)} x {len(self.columns)} in all)" if max(self.values.shape) > SHOWN else ""
+        return "\n".join([f"{self.measure}{left}", *lines])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what could not be measured is ``None``."""

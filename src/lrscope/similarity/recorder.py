@@ -108,6 +108,8 @@ def record(
         )
     if max_examples is not None and (not isinstance(max_examples, int) or max_examples < 1):
         raise ValueError(f"max_examples: expected a positive integer or None, got {max_examples!r}")
+    if not isinstance(models, (nn.Module, Mapping)):
+        raise TypeError(f"models: expected a module, or a dict of them by name, got {type(models).__name__}")
     named = {"": models} if isinstance(models, nn.Module) else dict(models)
     for name, model in named.items():
         if not isinstance(model, nn.Module):

@@ -61,4 +61,4 @@ def no_layer(name: str, known: Iterable[str]) -> str:
     calls = [k for k in names if k.startswith((f"{name}#", f"{name}.", f"{name}["))]
     near = calls or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    return f"no layer {name!r}" + (f"; did you mean {near[0]!r}?" if near else "") + f" There are: {shown}"
+    return f"no layer {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "") + f"; there are {shown}"

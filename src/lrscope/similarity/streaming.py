@@ -98,6 +98,8 @@ class Streaming:
 
     def merge(self, other: Streaming) -> None:
         """Add what ``other`` has seen; ``other`` stays as it is."""
+        if not isinstance(other, Streaming):
+            raise TypeError(f"other: expected a Streaming, got {type(other).__name__}")
         if other.dims is None:
             return
         if self.dims is None:

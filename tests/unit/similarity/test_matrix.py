@@ -145,3 +145,25 @@ def test_heat_map_has_names_numbers_and_a_scale():
         holes = compare(A, B, spatial="samples").plot()
     assert "–" in [t.get_text() for t in holes.texts]
     plt.close("all")
+
+
+def test_a_matrix_is_printed_as_a_table():
+    layers = ["0", "4"]
+    matrix = compare({k: A[k] for k in layers}, {k: B[k] for k in layers}, "cka", spatial="average", debiased=True)
+    head, columns, *rows = str(matrix).splitlines()
+    assert head == "cka(debiased=True)"
+    assert columns.split() == layers
+    assert [row.split() for row in rows] == [
+        [name, *(f"{v:.3f}" for v in values)] for name, values in zip(layers, matrix.values, strict=True)
+    ]
+    assert repr(matrix) == "<Matrix: 2 x 2, cka(debiased=True)>"
+    with pytest.raises(KeyError, match=r"expected a row and a column such as matrix\['0', '0'\]"):
+        matrix["0"]
+
+
+def test_a_large_matrix_is_printed_in_part():
+    many = {f"layer{i}": draw(60, 2, seed=i) for i in range(15)}
+    text = str(compare(many, many, "cka", debiased=True)).splitlines()
+    assert "15 x 15 in all" in text[0]
+    assert len(text) == 14
+    assert "layer12" not in text[1]

@@ -209,7 +209,7 @@ def test_layers_by_name_and_pattern():
     assert record(model, BATCHES, "*.0").layers == ["0.0", "1.0"]
     assert set(record(model, BATCHES, ["", "1"])) == {"", "1"}
     for wanted, says in (
-        ("1.2", r"no layer '1.2'; did you mean '1\.\d'\? There are: 0, 0.0"),
+        ("1.2", r"no layer '1.2' \(did you mean '1\.\d'\?\); there are 0, 0.0"),
         (["0.0", "head*"], r"no layer 'head\*'"),
         ([], "empty list"),
     ):
@@ -354,3 +354,9 @@ def test_a_hugging_face_model_from_a_config():
         "encoder.layer.1": (3, 8),
         "pooler.last_hidden_state" if "pooler.last_hidden_state" in found else "pooler": (3, 8),
     }
+
+
+@pytest.mark.parametrize("models", [None, 3, [nn.Linear(2, 2)]])
+def test_models_are_a_module_or_a_dict_of_them(models):
+    with pytest.raises(TypeError, match="models: expected a module, or a dict of them by name, got"):
+        record(models, IMAGES)
