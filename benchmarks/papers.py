@@ -31,6 +31,7 @@ from lrscope.reports.claims_words import seeds as seeds_of
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "papers"
 LEDGER, FIGURES = DOCS / "ledger.json", DOCS / "figures"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- outcomes: written by benchmarks/papers.py -->\n", "<!-- end of outcomes -->\n"
 
 
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> int:
                 print(news.id, news.error, flush=True)
     write_figures(options.names, options.out)
     write_pages(dict.fromkeys(id.partition("/")[0] for id in claims(*options.names)))
+    write_summary()
     return 0
 
 
@@ -103,6 +105,36 @@ def write_pages(papers: Iterable[str] = PAPERS) -> None:
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         _, _, after = rest.partition(END)
         page.write_text(before + BEGIN + rendered(paper) + END + after, encoding="utf-8")
+
+
+def write_summary() -> None:
+    """The short table of the README."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(before + BEGIN + summary() + END + after, encoding="utf-8")
+
+
+def summary() -> str:
+    """Verdicts of each paper's claims in numbers, and its main statements."""
+    lines = [
+        "| paper | claims | reproduced | not | open | main statements that were measured |",
+        "|---|---|---|---|---|---|",
+    ]
+    stored = latest()
+    for paper in PAPERS:
+        found = claims(paper)
+        verdicts = [stored[id]["verdict"] for id in found if id in stored]
+        each = [verdicts.count(verdict) for verdict in ("reproduced", "not reproduced", "inconclusive")]
+        marks = {"reproduced": "", "not reproduced": " (**not reproduced**)", "inconclusive": " (open)"}
+        main = "; ".join(
+            claim.statement + marks[stored[id]["verdict"]]
+            for id, claim in found.items()
+            if claim.headline and id in stored
+        )
+        lines.append(
+            f"| [{paper}](docs/papers/{paper}.md) | {len(verdicts)} | " + " | ".join(map(str, each)) + f" | {main} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def rendered(paper: str) -> str:

@@ -196,6 +196,10 @@ def test_the_pages_tell_every_outcome(paper):
         assert not figure.exists() or f"](figures/{figure.name})" in page
 
 
+def test_the_readme_tells_how_many_hold():
+    assert runner.BEGIN + runner.summary() + runner.END in runner.README.read_text(encoding="utf-8")
+
+
 def test_what_does_not_reproduce_is_explained_on_the_page():
     for id, found in RECORDED.items():
         if found["verdict"] != "reproduced":
