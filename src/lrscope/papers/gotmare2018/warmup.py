@@ -56,9 +56,10 @@ def _accuracy(name: str, seeds: Sequence[int]) -> list[float]:
 
 
 def _along(runs: Sequence[Run]) -> dict[str, Any]:
-    """Loss of the batches, a row for each run, up to where it diverged if it did; the first one's learning rates."""
-    loss = [[v for v in run["loss"].value.tolist() if math.isfinite(v)] for run in runs]
-    return {"loss": loss, "lr": runs[0]["lr"].value.tolist()}
+    """Loss of the batches, a row for each run, ``nan`` from where it diverged if it did; and the learning rates."""
+    loss = [run["loss"].value.tolist() for run in runs]
+    longest = max(runs, key=lambda run: run.steps_done)["lr"].value.tolist()
+    return {"loss": [row + [math.nan] * (len(longest) - len(row)) for row in loss], "lr": longest}
 
 
 def _runs(seeds: Sequence[int], *names: str) -> dict[str, Any]:
