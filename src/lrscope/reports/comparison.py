@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrscope.records.comparison import Between, Comparison
+from lrscope.records.comparison import Between, Comparison, Rise
 from lrscope.reports.document import document
 from lrscope.reports.figures.comparison import WORDS, between, layers
 from lrscope.reports.markup import Markup, table, tag
@@ -64,6 +64,11 @@ def sentences(found: Comparison) -> list[str]:
             else f"Hardly a barrier: on the straight line from {a} to {b} the training loss rises by "
             f"{loss(line.height)} above the worse end, {loss(max(line.ends))}."
         )
+    elif _in_noise(line):
+        first = (
+            f"No barrier that stands out from the noise: on the straight line from {a} to {b} the training loss "
+            f"rises by {_plus_minus(line.height, line.stderr)} above the worse end, {loss(max(line.ends))}."
+        )
     else:
         first = (
             f"A barrier: on the straight line from {a} to {b} the training loss rises to "
@@ -83,6 +88,11 @@ def sentences(found: Comparison) -> list[str]:
             said.append(
                 f"A trained curve joins them without one, over {times(found.curve.detour)} the straight distance: "
                 "nowhere on it is the training loss clearly above that of the worse end."
+            )
+        elif _in_noise(curve):
+            said.append(
+                "A trained curve joins them without one that stands out from the noise: the training loss rises by "
+                f"{_plus_minus(curve.height, curve.stderr)}, over {times(found.curve.detour)} the straight distance."
             )
         elif curve.height < line.height / 5:
             said.append(
@@ -116,6 +126,11 @@ def flat(path: Between) -> bool:
     """Whether the training loss rises by next to nothing on the way."""
     rise = path.rises["train_loss"]
     return rise.height <= FLAT * abs(max(rise.ends)) + 1e-3
+
+
+def _in_noise(rise: Rise) -> bool:
+    """Whether other data might show no rise at all."""
+    return rise.stderr is not None and rise.height < 2 * rise.stderr
 
 
 def flat_above_chord(path: Between) -> bool:

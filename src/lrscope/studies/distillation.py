@@ -84,8 +84,8 @@ class Distillation:
     def __str__(self) -> str:
         lines = []
         for metric in self.scores["alone"]:
-            means = {kind: statistics.fmean(self.scores[kind][metric]) for kind in self.scores}
-            lines.append(f"{metric}: distilled {means['distilled']:.4g}, alone {means['alone']:.4g}")
+            of = {kind: _mean(self.scores[kind][metric]) for kind in self.scores}
+            lines.append(f"{metric}: distilled {of['distilled']}, alone {of['alone']}")
         noise = self.noise_by_layer
         found = ", ".join(
             f"{k} {v:.3f} (noise {'unknown' if np.isnan(noise[k]) else f'{noise[k]:.3f}'})"
@@ -220,6 +220,12 @@ def distillation(
         measure,
         cost,
     )
+
+
+def _mean(values: Sequence[float]) -> str:
+    """With its standard error over seeds, where there are several."""
+    error = "" if len(values) < 2 else f" ± {statistics.stdev(values) / len(values) ** 0.5:.2g}"
+    return f"{statistics.fmean(values):.4g}{error}"
 
 
 def _distinct(seeds: Any) -> tuple[int, ...]:

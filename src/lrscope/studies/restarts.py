@@ -79,9 +79,9 @@ class Restarts:
     def __str__(self) -> str:
         lines = []
         for pair in self.pairs:
-            curve = "" if pair.curve is None else f", on the curve {pair.curve.barrier.height:.3g}"
+            curve = "" if pair.curve is None else f", on the curve {_height(pair.curve.barrier)}"
             ends = " and ".join(f"{step / self.epoch:.3g}" for step in pair.steps)
-            lines.append(f"{pair.role}, epochs {ends}: barrier {pair.line.height:.3g} on the line{curve}")
+            lines.append(f"{pair.role}, epochs {ends}: barrier {_height(pair.line)} on the line{curve}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -248,6 +248,10 @@ def _with_snapshots(
         )
         kept = [checkpoint.load(file) for file in members_of(folder)] if folder.exists() else []
     return run, {member["step"]: member["model"] for member in kept}
+
+
+def _height(found: Barrier) -> str:
+    return f"{found.height:.3g}" + ("" if found.stderr is None else f" ± {found.stderr:.2g}")
 
 
 def _state(states: Mapping[int, State], step: int, run: Run) -> State:

@@ -138,6 +138,33 @@ def test_unlike_ends_without_a_barrier_are_said_to_be_unlike(compared):
     assert not any("unlike" in text for text in sentences(with_chord(0.0)))
 
 
+def test_a_rise_within_the_noise_is_no_barrier(compared):
+    def with_error(found, path, stderr):
+        old = getattr(found, path)
+        rise = replace(old.rises["train_loss"], stderr=stderr)
+        return replace(found, **{path: replace(old, rises={**old.rises, "train_loss": rise})})
+
+    found = case(compared[-1], 0.03, 0.03)
+    said = sentences(with_error(with_error(found, "line", 0.02), "curve", 0.016))
+    assert said[0].startswith("No barrier that stands out from the noise")
+    assert "rises by 0.0300 ± 0.0200 above the worse end, 0.5000." in said[0]
+    assert said[1].startswith("A trained curve joins them without one that stands out from the noise")
+    clear = sentences(with_error(with_error(found, "line", 0.01), "curve", 0.01))
+    assert clear[0].startswith("A barrier")
+    assert "still rises by 0.0300" in clear[1]
+
+
+def test_long_names_stay_inside_of_the_picture(compared):
+    found = replace(compared[-1], names=("a-rather-long-name-of-a-run-0", "a-rather-long-name-of-a-run-1"))
+    figure = found.figure()
+    figure.canvas.draw()
+    for ax in figure.axes[:-1]:
+        one, _, other = (label.get_window_extent() for label in ax.get_xticklabels())
+        assert one.x0 >= figure.bbox.x0
+        assert other.x1 <= figure.bbox.x1 + 1
+        assert ax.get_xticklabels()[0].get_text() != ax.get_xticklabels()[2].get_text()
+
+
 def test_one_layer_has_no_range(compared):
     found = compared[-1]
     one = replace(found, layers=found.layers[:1], similarity=((0.5,),), chance=((0.0,),))

@@ -24,6 +24,8 @@ WORDS = {
 EDGES = (0.9, 0.75, 0.6, 0.4, 0.2)
 """Similarities at which a cell's shade changes; six shades that a page can turn dark."""
 MOST_LAYERS = 20
+LONG = 22
+"""Letters of a name that has its place beside another on an axis."""
 
 
 def between(found: Comparison, column: str = "train_loss", ax: Axes | None = None, *, compact: bool = False) -> Axes:
@@ -49,13 +51,21 @@ def between(found: Comparison, column: str = "train_loss", ax: Axes | None = Non
                 ax.plot(path.t[top], values[top], "o", color=colour(tone), ms=5)
         labels.append((label, tone))
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if column.endswith("error") else None)
-    ax.set_xticks([0, 0.5, 1], [found.names[0], "halfway", found.names[1]])
+    first, last = ax.set_xticks([0, 0.5, 1], [_short(found.names[0]), "halfway", _short(found.names[1])])[::2]
+    first.label1.set_horizontalalignment("left")  # so that neither leaves the picture
+    last.label1.set_horizontalalignment("right")
     ax.set_title(WORDS.get(column, column.replace("_", " ")).capitalize())
     for label, tone in labels:
         ax.plot([], [], color=colour(tone), ls=(0, (5, 2)) if tone == "default" else "-", lw=2, label=label)
     if len(labels) > 1 or not compact:
         ax.legend(frameon=False, fontsize="small", labelcolor=colour("ink"))
     return ax
+
+
+def _short(name: str) -> str:
+    """A long name without its middle: what tells names apart is mostly at an end."""
+    half = LONG // 2
+    return name if len(name) <= LONG else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def layers(found: Comparison, ax: Axes | None = None, *, compact: bool = False) -> Axes:
@@ -86,8 +96,8 @@ def layers(found: Comparison, ax: Axes | None = None, *, compact: bool = False) 
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_yticks(range(len(names)), names)
     ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
-    ax.set_ylabel(f"layer of {found.names[0]}")
-    ax.set_xlabel(f"layer of {found.names[1]}")
+    ax.set_ylabel(f"layer of {_short(found.names[0])}")
+    ax.set_xlabel(f"layer of {_short(found.names[1])}")
     ax.grid(visible=False)
     ax.tick_params(length=0)
     for spine in ax.spines.values():

@@ -174,7 +174,7 @@ def distillation_figure(study: Study) -> Figure:
     noise = [study["noise_by_layer"][n] for n in names]
     bars.plot(place, noise, "_", ms=26, mew=2, color=colour("default"), label="between seeds alone")
     _layers(bars, names)
-    bars.set_title("Absolute difference, mean over the teacher's layers")
+    bars.set_title("Absolute difference by student layer")
     bars.set_ylabel(study["measure"])
     bars.legend(frameon=False, fontsize="small")
     return figure
