@@ -159,9 +159,11 @@ def test_long_names_stay_inside_of_the_picture(compared):
     figure = found.figure()
     figure.canvas.draw()
     for ax in figure.axes[:-1]:
-        one, _, other = (label.get_window_extent() for label in ax.get_xticklabels())
+        one, middle, other = (label.get_window_extent() for label in ax.get_xticklabels())
         assert one.x0 >= figure.bbox.x0
         assert other.x1 <= figure.bbox.x1 + 1
+        assert one.x1 < other.x0
+        assert ax.get_xticklabels()[1].get_text() == "" or one.x1 < middle.x0 < middle.x1 < other.x0
         assert ax.get_xticklabels()[0].get_text() != ax.get_xticklabels()[2].get_text()
 
 

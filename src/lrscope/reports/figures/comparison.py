@@ -24,8 +24,8 @@ WORDS = {
 EDGES = (0.9, 0.75, 0.6, 0.4, 0.2)
 """Similarities at which a cell's shade changes; six shades that a page can turn dark."""
 MOST_LAYERS = 20
-LONG = 22
-"""Letters of a name that has its place beside another on an axis."""
+LONG, ROOMY = 20, 12
+"""Letters of a name beside another on an axis, and of one that leaves room for a word between them."""
 
 
 def between(found: Comparison, column: str = "train_loss", ax: Axes | None = None, *, compact: bool = False) -> Axes:
@@ -51,7 +51,8 @@ def between(found: Comparison, column: str = "train_loss", ax: Axes | None = Non
                 ax.plot(path.t[top], values[top], "o", color=colour(tone), ms=5)
         labels.append((label, tone))
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]) if column.endswith("error") else None)
-    first, last = ax.set_xticks([0, 0.5, 1], [_short(found.names[0]), "halfway", _short(found.names[1])])[::2]
+    between_them = "halfway" if max(map(len, found.names)) <= ROOMY else ""
+    first, last = ax.set_xticks([0, 0.5, 1], [_short(found.names[0]), between_them, _short(found.names[1])])[::2]
     first.label1.set_horizontalalignment("left")  # so that neither leaves the picture
     last.label1.set_horizontalalignment("right")
     ax.set_title(WORDS.get(column, column.replace("_", " ")).capitalize())
