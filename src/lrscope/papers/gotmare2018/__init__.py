@@ -5,6 +5,6 @@ The body of the paper could not be read; statements come from its abstract, from
 and each claim says which. Networks are thousands of times smaller than the paper's.
 """
 
-from lrscope.papers.gotmare2018 import connectivity, distillation, restarts, warmup
+from lrscope.papers.gotmare2018 import connectivity, distillation, figures, restarts, warmup
 
-__all__ = ["connectivity", "distillation", "restarts", "warmup"]
+__all__ = ["connectivity", "distillation", "figures", "restarts", "warmup"]
