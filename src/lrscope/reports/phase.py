@@ -61,7 +61,7 @@ def draw_phase(
         The axes; with ``over`` an array of them. Nothing is shown or saved.
 
     Raises:
-        ValueError: A column is missing, two runs share a place, or there are more than 12 panels.
+        ValueError: No runs, a column is missing, two runs share a place, or there are more than 12 panels.
 
     Example:
         >>> runs = [{"lr": lr, "warmup": w, "seed": 0, "status": "finished", "first_loss": 2.0, "final_loss": 1 / lr}
@@ -69,6 +69,8 @@ def draw_phase(
         >>> draw_phase(Table.of(runs)).get_xlabel()
         'peak learning rate'
     """
+    if not len(table):
+        raise ValueError("table: no run to draw; did table.where() leave none?")
     bar = bar_of(table) if bar is None else bar
     flat = y is None or y not in table.columns
     if over is None or flat:

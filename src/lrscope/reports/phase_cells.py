@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median, median_high
+from statistics import median
 from typing import Any, Literal
 
 from lrscope.records import Table
@@ -107,6 +107,11 @@ def judging(table: Table) -> str:
     return "eval_loss" if any(v is not None for v in table.columns.get("eval_loss", ())) else "final_loss"
 
 
+def rows_by(table: Table) -> tuple[str, ...]:
+    """The axes that tell rows of a map apart, unless told: the warmup, where there is one."""
+    return ("warmup",) if "warmup" in table.columns else ()
+
+
 def asked(table: Table) -> list[str]:
     """Columns of what was asked for: in a sweep's table they stand before the outcomes."""
     names: list[str] = []
@@ -123,7 +128,7 @@ class Spot:
 
     Attributes:
         x: Place on the axis, usually a learning rate.
-        value: Median over the seeds, where a diverged run counts as infinitely bad; ``None`` if that is the median.
+        value: Median over the seeds, where a diverged run counts as infinitely bad; ``None`` if the median is that.
         state: What most seeds did: ``"trains"``, ``"fails"`` (finished without getting anywhere), ``"diverged"``, or
             ``"raised"`` where every seed ended in an error.
         seeds: Seeds that say something, those that raised an error left out.
@@ -159,14 +164,14 @@ def _spot(at: float, rows: list[Row], value: str, better: Better, bar: float) ->
         return Spot(at, None, "raised", 0, 0)
     sign = 1 if better == "low" else -1
     found = [finite(row.get(value)) if row["status"] == "finished" else None for row in said]
-    worst_first = median_high([math.inf if v is None else sign * v for v in found])
+    middle = median([math.inf if v is None else sign * v for v in found])
     trained = sum(bool(trains(row, bar=bar)) for row in said)
     diverged = sum(row["status"] == "diverged" for row in said)
     state = "diverged" if 2 * diverged >= len(said) - trained else "fails"
     state = "trains" if 2 * trained > len(said) else state
     return Spot(
         at,
-        sign * worst_first if math.isfinite(worst_first) else None,
+        sign * middle if math.isfinite(middle) else None,
         state,
         len(said),
         trained,
@@ -230,19 +235,26 @@ class Winner:
 
 def best_cell(
     table: Table,
-    x: str = "lr",
-    by: Sequence[str] = ("warmup",),
+    x: str | None = "lr",
+    by: Sequence[str] | None = None,
     *,
     value: str = "final_loss",
     better: Better = "low",
     bar: float | None = None,
 ) -> Winner | None:
-    """The cell with the best median over its seeds, among those in which every seed trained; ``None`` if none did."""
+    """The cell with the best median over its seeds, among those in which every seed trained; ``None`` if none did.
+
+    With ``x=None`` the columns of ``by`` alone tell cells apart; without ``by`` the warmup does, where there is one.
+    """
     bar = bar_of(table) if bar is None else bar
     whole = [
-        (key, spot)
-        for key, part in rows_of(table, by)
-        for spot in spots(part, x, value=value, better=better, bar=bar)
+        (key if x is None else {**key, x: spot.x}, spot)
+        for key, part in rows_of(table, rows_by(table) if by is None else by)
+        for spot in (
+            [_spot(math.nan, list(part.rows()), value, better, bar)]
+            if x is None
+            else spots(part, x, value=value, better=better, bar=bar)
+        )
         if spot.seeds and spot.trained == spot.seeds and spot.value is not None
     ]
     if not whole:
@@ -251,4 +263,4 @@ def best_cell(
     # A seed that is missing must not make a cell win.
     most = max(spot.seeds for _, spot in whole)
     key, spot = min(((k, s) for k, s in whole if 2 * s.seeds > most), key=lambda pair: sign * (pair[1].value or 0.0))
-    return Winner({**key, x: spot.x}, float(spot.value or 0.0), min(spot.values), max(spot.values), spot.seeds)
+    return Winner(key, float(spot.value or 0.0), min(spot.values), max(spot.values), spot.seeds)

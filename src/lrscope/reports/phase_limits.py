@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from lrscope.records import Table
-from lrscope.reports.phase_cells import Better, Criterion, Row, bar_of, checked, finite, rows_of, trains
+from lrscope.reports.phase_cells import Better, Criterion, Row, bar_of, checked, finite, rows_by, rows_of, trains
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _limit(rows: list[Row], x: str, of: Criterion, bar: float) -> Limit:
 def boundary(
     table: Table,
     x: str = "lr",
-    by: Sequence[str] = ("warmup",),
+    by: Sequence[str] | None = None,
     *,
     of: Criterion = "trains",
     bar: float | None = None,
@@ -77,7 +77,7 @@ def boundary(
     Args:
         table: One row per run: axes, ``seed``, ``status``, and ``trains`` or ``first_loss`` and ``final_loss``.
         x: The axis along which to look.
-        by: Axes that tell the rows of the map apart.
+        by: Axes that tell the rows of the map apart; by default ``warmup``, where there is one.
         of: ``"trains"``, or ``"finished"``: up to where training merely does not diverge.
         bar: Final loss below which a run counts as trained; by default a quarter of the way from the best of the
             table to the first loss.
@@ -97,6 +97,7 @@ def boundary(
         ValueError: A column is missing, or two runs share place and seed.
     """
     bar = bar_of(table) if bar is None else bar
+    by = rows_by(table) if by is None else by
     return Table.of({**key, **_boundary_row(part, x, of, bar)} for key, part in rows_of(table, by))
 
 
@@ -174,7 +175,7 @@ def _vertex(x: tuple[float, float, float], y: tuple[float, float, float]) -> flo
 def ridge(
     table: Table,
     x: str = "lr",
-    by: Sequence[str] = ("warmup",),
+    by: Sequence[str] | None = None,
     *,
     value: str = "final_loss",
     better: Better = "low",
@@ -200,6 +201,7 @@ def ridge(
         ValueError: A column is missing, or two runs share place and seed.
     """
     bar = bar_of(table) if bar is None else bar
+    by = rows_by(table) if by is None else by
     found = ((key, _ridge_row(part, x, value, better, bar)) for key, part in rows_of(table, by))
     return Table.of({**key, **row} for key, row in found if row is not None)
 

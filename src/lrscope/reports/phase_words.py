@@ -9,7 +9,7 @@ from typing import Any
 
 from lrscope.records import Table
 from lrscope.reports import numbers
-from lrscope.reports.phase_cells import Better, bar_of, best_cell, judging, rows_of, share_of, size_of, spots
+from lrscope.reports.phase_cells import Better, bar_of, best_cell, judging, rows_by, rows_of, share_of, size_of, spots
 from lrscope.reports.phase_limits import boundary, limits, ridge
 
 MOST_ROWS = 6
@@ -95,11 +95,6 @@ def summary(
     return [text for text in said if text]
 
 
-def rows_by(table: Table) -> tuple[str, ...]:
-    """The axes that tell rows of a map apart, unless told: the warmup, where there is one."""
-    return ("warmup",) if "warmup" in table.columns else ()
-
-
 def _reach(found: list[dict[str, Any]], x: str, by: Sequence[str], verb: str = "trains") -> str | None:
     if not found:
         return None
@@ -125,8 +120,8 @@ def _largest(limit: Mapping[str, Any]) -> str:
     if limit["low"] is None:
         return "none of those tried"
     text = numbers.lr(limit["low"])
-    # The largest rate tried trained in every seed: the boundary lies beyond the map.
-    return f"at least {text}" if limit["high"] is None and limit["open"] == "above" else text
+    # No seed failed above it: the largest rate tried trained in every seed, and the boundary lies beyond the map.
+    return f"at least {text}" if limit["resolution"] is None and limit["open"] == "above" else text
 
 
 def _gain(table: Table, x: str, by: Sequence[str], bar: float) -> str | None:
@@ -140,16 +135,20 @@ def _gain(table: Table, x: str, by: Sequence[str], bar: float) -> str | None:
     ratios = sorted(b / a for a, b in pairs if 0 < a < math.inf and 0 < b < math.inf)
     if not ratios:
         return None
+    between = math.exp(median(math.log(r) for r in ratios))  # of two seeds half way in log lr, as the boundary itself
     up, down, number = sum(r > 1.001 for r in ratios), sum(r < 0.999 for r in ratios), len(ratios)
+    open_ = len(pairs) - number
+    where = ", in every seed" if number > 1 else ""
+    if open_:
+        where = f", in the {number} of {len(pairs)} seeds in which both lie within the rates tried"
     if not up and not down:
-        return f"The boundary lies at the same rate {names}{', in every seed' if number > 1 else ''}."
+        return f"The boundary lies at the same rate {names}{where}."
     if number in (up, down):
         span = "" if ratios[-1] / ratios[0] < 1.001 else f" ({ratios[0]:.2g} to {ratios[-1]:.2g} times)"
-        where = f", in every seed{span}" if number > 1 else ""
-        return f"The boundary lies {numbers.times(median(ratios))} as high {names}{where}."
-    middle = "at the same rate" if abs(median(ratios) - 1) < 0.001 else f"{numbers.times(median(ratios))} as high"
-    middle = f"{middle} {names} in the median"
-    return f"The boundary lies {middle}: higher in {up} of {number} seeds, lower in {down}."
+        return f"The boundary lies {numbers.times(between)} as high {names}{where}{span}."
+    middle = "at the same rate" if abs(between - 1) < 0.001 else f"{numbers.times(between)} as high"
+    said = f"The boundary lies {middle} {names} in the median: higher in {up} of {number} seeds, lower in {down}"
+    return f"{said}; in {open_} more one of both lies outside the rates tried." if open_ else f"{said}."
 
 
 def _unsure(found: list[dict[str, Any]]) -> list[str]:

@@ -145,6 +145,28 @@ def test_a_cell_is_the_median_over_seeds_where_divergence_is_infinitely_bad():
     top = best_cell(Table.of(rows))
     assert top is not None
     assert top.axes["lr"] == 0.1
+    even, torn = spots(Table.of([cell(lr, seed=s, loss=v) for lr in (0.1, 0.2) for s, v in enumerate((0.5, 0.9))]
+                                + [cell(0.2, seed=s, status="diverged") for s in (2, 3)]))  # fmt: skip
+    assert (even.value, torn.value) == (pytest.approx(0.7), None)
+
+
+def test_without_a_warmup_rates_alone_tell_cells_apart_and_without_rates_the_axes_that_are_named():
+    rows = [cell(lr, loss=parabola(lr), seed=s, width=4) for lr in LRS for s in (0, 1)]
+    rows = [{k: v for k, v in r.items() if k != "warmup"} for r in rows]
+    table = Table.of(rows)
+    assert (len(boundary(table)), len(ridge(table))) == (1, 1)
+    top = best_cell(table)
+    assert top is not None
+    assert top.axes == {"lr": LRS[2]}
+    named = Table.of([cell(0.1, loss=v, seed=s, rule=r) for r, v in (("sgd", 1.0), ("adam", 0.5)) for s in (0, 1)])
+    top = best_cell(named, None, ["rule"])
+    assert top is not None
+    assert (top.axes, top.value, top.seeds) == ({"rule": "adam"}, 0.5, 2)
+
+
+def test_a_picture_of_no_runs_is_refused():
+    with pytest.raises(ValueError, match="no run to draw"):
+        draw_phase(Table({"lr": [], "warmup": [], "status": []}))
 
 
 def test_an_axis_that_was_left_out_is_named():
@@ -193,6 +215,9 @@ def test_sentences_say_what_trains_what_warmup_buys_and_what_is_best():
         ((0.5, 0.5, 1.0), (2.0, 0.25, 1.0), "lies at the same rate with 33\u202f% warmup as without warmup in the median: higher in 1 of 3 seeds, lower in 1."),
         ((0.5,), (0.5,), "lies at the same rate with 33\u202f% warmup as without warmup."),
         ((1.0, 1.0), (0.5, 0.5), "lies 0.5 times as high with 33\u202f% warmup as without warmup, in every seed."),
+        ((1.0, 1.0), (1.0, 0.25), "lies 0.5 times as high with 33\u202f% warmup as without warmup in the median: higher in 0 of 2 seeds, lower in 1."),
+        ((0.5, 0.5, 1.0), (1.0, 1.0, math.inf), "lies 2 times as high with 33\u202f% warmup as without warmup, in the 2 of 3 seeds in which both lie within the rates tried."),
+        ((0.5, 0.5, 1.0), (1.0, 0.5, math.inf), "higher in 1 of 2 seeds, lower in 0; in 1 more one of both lies outside the rates tried."),
     ],
 )  # fmt: skip
 def test_what_warmup_buys_is_told_seed_by_seed(without, with_, says):
@@ -203,6 +228,8 @@ def test_what_warmup_buys_is_told_seed_by_seed(without, with_, says):
 def test_sentences_of_open_ends_and_of_nothing():
     said = " ".join(summary(Table.of(row(math.inf))))
     assert "at least 4 without warmup" in said
+    one_fails = [*row(math.inf), *row(math.inf, seed=1), *row(0.5, seed=2)]
+    assert summary(Table.of(one_fails))[0] == "Largest learning rate that trains in all 3 seeds: 0.25 without warmup."
     none = " ".join(summary(Table.of(row(0.0))))
     assert "none of those tried" in none
     assert "No learning rate trained" in none
