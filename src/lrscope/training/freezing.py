@@ -29,19 +29,20 @@ class Freezing:
 
     def __init__(self, frozen: Frozen, model: nn.Module) -> None:
         check(frozen)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        until: dict[str, int] = {}
+        # A tied weight goes by each of its names: a held head holds it, though the embedding named it first.
+        trained = {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+        until: dict[nn.Parameter, int] = {}
         for pattern, step in frozen.items():
-            found = [name for name in trained if _matches(name, pattern)]
+            found = [p for name, p in trained.items() if _matches(name, pattern)]
             if not found:
                 raise ValueError(f"frozen: {pattern!r} matches no trainable parameter{_near(pattern, list(trained))}")
-            until |= {name: max(step, until.get(name, 0)) for name in found}
-        if trained.keys() == until.keys():
+            until |= {p: max(step, until.get(p, 0)) for p in found}
+        if set(trained.values()) == until.keys():
             raise ValueError(
                 f"frozen: {', '.join(map(repr, frozen))} hold every trainable parameter, so nothing would train "
                 f"before step {min(until.values())}; leave some out"
             )
-        self.held = [(trained[name], step) for name, step in until.items()]
+        self.held = list(until.items())
 
     def __call__(self, step: int) -> None:
         """Drop the gradients of what is still held in update ``step``."""

@@ -52,6 +52,17 @@ def test_held_layers_are_bit_equal_until_their_step_and_then_train(optimizer):
     assert changed_at(seen, "hidden.0.weight") == list(range(12))
 
 
+def test_a_tied_weight_is_held_under_each_of_its_names():
+    task = cases.TASKS["attention_tied"]()
+    model = task.model(0)
+    first = {id(p): name for name, p in model.named_parameters()}
+    name, alias = next(
+        (first[id(p)], n) for n, p in model.named_parameters(remove_duplicate=False) if first[id(p)] != n
+    )
+    for pattern in (name, alias, alias.rpartition(".")[0]):
+        assert changed_at(watched(task, steps=6, frozen={pattern: 4}), name) == [4, 5]
+
+
 @pytest.mark.parametrize("optimizer", RULES)
 def test_the_others_train_as_if_the_held_ones_were_constants(optimizer):
     task = cases.TASKS["tuple"](dtype=torch.float64)
