@@ -16,8 +16,8 @@ from lrscope.params import ParamLayout
 from lrscope.records.comparison import Between, Rise
 from lrscope.records.comparison import Comparison as Record
 from lrscope.studies.checkpoints import fitted, read_checkpoint
-from lrscope.studies.layers import Layers, Measure, check_measure, matrix, recorded
-from lrscope.studies.runs import OnProgress, loaded
+from lrscope.studies.layers import Layers, Measure, check_layers, check_measure, matrix, recorded
+from lrscope.studies.runs import OnProgress, check_rate, check_whole, loaded
 from lrscope.tasks import Task
 
 Network = nn.Module | Mapping[str, Tensor] | Path | str
@@ -86,6 +86,16 @@ def compare(
     of each network for the layers.
     """
     check_measure(measure)
+    check_whole("num_points", num_points, 3)
+    if curve is not None:
+        if curve not in ("bezier", "chain"):
+            raise ValueError(f"curve: expected 'bezier', 'chain' or None, got {curve!r}")
+        check_whole("curve_steps", curve_steps, 1)
+        if curve_lr is not None:
+            check_rate("curve_lr", curve_lr)
+    if not isinstance(names, tuple) or len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names: expected what to call each of the two, got {names!r}")
+    check_layers(task.model(0), layers)
     states = [fitted(_state(network, name), task, name) for network, name in zip((a, b), names, strict=True)]
     same = all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     layout = ParamLayout.of(task.model(0))

@@ -199,14 +199,19 @@ def test_many_layers_are_thinned(compared):
 
 def test_arguments_are_refused_before_any_work():
     task, a, b = two("tuple", steps=2)
+    begun = []
     for options, error, says in [
         ({"measure": "cca2"}, ValueError, "measure: expected one of svcca, pwcca, cka, procrustes, got 'cca2'"),
-        ({"curve": "spline"}, ValueError, "kind: expected 'bezier' or 'chain', got 'spline'"),
-        ({"num_points": 1}, ValueError, "num_points"),
+        ({"curve": "spline"}, ValueError, "curve: expected 'bezier', 'chain' or None, got 'spline'"),
+        ({"num_points": 2}, ValueError, "num_points: expected a whole number of at least 3, got 2"),
+        ({"curve": "chain", "curve_steps": 0}, ValueError, "curve_steps: expected a whole number of at least 1"),
+        ({"curve": "chain", "curve_lr": 0}, ValueError, "curve_lr: expected a finite learning rate above 0, got 0"),
+        ({"names": ("x",)}, ValueError, "names: expected what to call each of the two"),
         ({"layers": ["hiden"]}, ValueError, "did you mean"),
     ]:
         with pytest.raises(error, match=says):
-            studies.compare(task, a, b, **options)
+            studies.compare(task, a, b, **options, on_progress=lambda *now: begun.append(now))
+    assert not begun
     with pytest.raises(TypeError, match="B: expected a module, its state_dict\\(\\) or a file, got int"):
         studies.compare(task, a, 3)
     with pytest.raises(ValueError, match="B: not a network of task"):
