@@ -113,11 +113,19 @@ def sentences(found: Comparison) -> list[str]:
     alike = {name: value for name, value in found.by_layer.items() if not math.isnan(value)}
     if alike:
         least, most = min(alike, key=lambda n: alike[n]), max(alike, key=lambda n: alike[n])
+        size = f"by {_measure(found)} on {found.examples} examples"
+        chance = max(found.chance[i][i] for i, name in enumerate(found.layers) if name in alike)
+        size += f", where unrelated data would give up to {chance:.2f}" if chance >= 0.1 else ""
         range_ = f"{alike[least]:.2f} ({least}) to {alike[most]:.2f} ({most})"
         said.append(
-            f"Layers of the same name are alike by {range_}, by {_measure(found)} on {found.examples} examples."
+            f"Layers of the same name are alike by {range_}, {size}."
             if len(alike) > 1
-            else f"{least} is alike in both by {alike[least]:.2f}, by {_measure(found)} on {found.examples} examples."
+            else f"{least} is alike in both by {alike[least]:.2f}, {size}."
+        )
+    elif found.layers:
+        said.append(
+            f"No layer can be compared by {_measure(found)}: none varies over these {found.examples} examples, or "
+            "they are too few for it."
         )
     return said
 

@@ -17,7 +17,7 @@ from lrscope.records.comparison import Between, Rise
 from lrscope.records.comparison import Comparison as Record
 from lrscope.studies.checkpoints import fitted, read_checkpoint
 from lrscope.studies.layers import Layers, Measure, check_layers, check_measure, matrix, recorded
-from lrscope.studies.runs import OnProgress, check_rate, check_whole, loaded
+from lrscope.studies.runs import OnProgress, check_rate, check_task, check_whole, loaded
 from lrscope.tasks import Task
 
 Network = nn.Module | Mapping[str, Tensor] | Path | str
@@ -85,6 +85,7 @@ def compare(
     Cost: ``num_points`` passes over all data; with ``curve``, ``curve_steps`` gradients and 77 passes more; one pass
     of each network for the layers.
     """
+    check_task(task)
     check_measure(measure)
     check_whole("num_points", num_points, 3)
     if curve is not None:

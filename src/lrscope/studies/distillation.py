@@ -16,7 +16,17 @@ from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Cost, Run
 from lrscope.schedules import Schedule
 from lrscope.studies.layers import Layers, Measure, check_layers, check_measure, matrix, recorded
-from lrscope.studies.runs import OnProgress, check_rate, digest, length_of, loaded, trained, with_drops
+from lrscope.studies.runs import (
+    OnProgress,
+    check_rate,
+    check_task,
+    digest,
+    directory,
+    length_of,
+    loaded,
+    trained,
+    with_drops,
+)
 from lrscope.tasks import Task, distill
 from lrscope.tasks.distill import Logits
 
@@ -79,6 +89,8 @@ class Distillation:
 
     def gain(self, metric: str = "accuracy") -> float:
         """Mean score of the distilled students less that of the others."""
+        if metric not in self.scores["alone"]:
+            raise ValueError(f"metric: {metric!r} was not evaluated; choose one of {', '.join(self.scores['alone'])}")
         return statistics.fmean(self.scores["distilled"][metric]) - statistics.fmean(self.scores["alone"][metric])
 
     def __str__(self) -> str:
@@ -167,12 +179,13 @@ def distillation(
     References:
         Gotmare, Keskar, Xiong, Socher, 2018, arXiv 1810.13243, section on distillation.
     """
+    check_task(task)
     check_measure(measure)
     length = length_of(task, steps)
     seeds = _distinct(seeds)
     check_rate("lr", lr)
     check_rate("distilled_lr", distilled_lr)
-    out = None if out is None else Path(out)
+    out = directory(out)
     kinds: dict[Student, tuple[Task, Schedule]] = {
         "alone": (task, with_drops(lr, length, drops)),
         "distilled": (

@@ -15,7 +15,17 @@ from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Cost, Run
 from lrscope.schedules import Schedule, WarmRestarts
 from lrscope.studies.layers import Layers, Measure, check_layers, check_measure, recorded, same_layers
-from lrscope.studies.runs import OnProgress, State, check_rate, check_whole, loaded, trained, with_drops
+from lrscope.studies.runs import (
+    OnProgress,
+    State,
+    check_rate,
+    check_task,
+    check_whole,
+    directory,
+    loaded,
+    trained,
+    with_drops,
+)
 from lrscope.tasks import Task
 from lrscope.training import Snapshots, checkpoint, members_of
 
@@ -163,6 +173,7 @@ def restarts(
         Gotmare, Keskar, Xiong, Socher, 2018, arXiv 1810.13243, section on restarts; the control is ours.
     """
     roles = (roles,) if isinstance(roles, str) else roles
+    check_task(task)
     _check(period, cycles, mult, first, roles, curve)
     check_rate("lr", lr)
     check_whole("num_points", num_points, 3)
@@ -175,7 +186,7 @@ def restarts(
     spec = OptimizerSpec.parse(optimizer)
     minima = list(itertools.accumulate(period * mult**i for i in range(cycles)))
     steps, epoch = minima[-1], max(len(task.batches()), 1)
-    out = None if out is None else Path(out)
+    out = directory(out)
     drops = [round(share * steps) for share in DROPS]
     near = max(steps // 30, 1)
     around = (drops[0] - near, drops[0] + near, drops[1] + near)

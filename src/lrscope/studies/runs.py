@@ -177,6 +177,18 @@ def digest(model: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
+def check_task(task: Any) -> None:
+    if not isinstance(task, Task):
+        hint = f"give lrs.tasks.load({task!r})" if isinstance(task, str) else "wrap it in lrs.Task(build=…)"
+        raise TypeError(f"task: expected a lrscope Task, got {type(task).__name__}; {hint}")
+
+
+def directory(out: Path | str | None) -> Path | None:
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"out: {out} is a file; give a directory")
+    return None if out is None else Path(out)
+
+
 def check_whole(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")

@@ -14,7 +14,17 @@ from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Cost, Run
 from lrscope.schedules import Constant, Schedule, nonzero_warmup
 from lrscope.studies.layers import Layers, Measure, calibrated, check_layers, check_measure, recorded, same_layers
-from lrscope.studies.runs import OnProgress, check_rate, length_of, loaded, movement, trained, with_drops
+from lrscope.studies.runs import (
+    OnProgress,
+    check_rate,
+    check_task,
+    directory,
+    length_of,
+    loaded,
+    movement,
+    trained,
+    with_drops,
+)
 from lrscope.tasks import Task
 from lrscope.training.freezing import Freezing
 
@@ -129,6 +139,7 @@ def warmup(
         Gotmare, Keskar, Xiong, Socher, 2018, arXiv 1810.13243, section on warmup; Goyal et al., 2017, arXiv
         1706.02677, for the linear scaling of the rate with the batch.
     """
+    check_task(task)
     check_measure(measure)
     length = length_of(task, steps)
     check_rate("lr", lr)
@@ -145,7 +156,7 @@ def warmup(
     held = dict.fromkeys(deep, warmup_steps)
     Freezing(held, task.model(seed))  # refuses patterns that match nothing
     spec = OptimizerSpec.parse(optimizer)
-    out = None if out is None else Path(out)
+    out = directory(out)
     flat = with_drops(lr, length, drops)
     asked: dict[str, tuple[Task, Schedule, int, int, Mapping[str, int] | None]] = {
         WITH: (task, nonzero_warmup(warmup_steps).then(Constant(1.0)) * flat, length, warmup_steps, None),

@@ -167,6 +167,18 @@ def test_long_names_stay_inside_of_the_picture(compared):
         assert ax.get_xticklabels()[0].get_text() != ax.get_xticklabels()[2].get_text()
 
 
+def test_what_chance_gives_is_said_where_it_matters_and_silence_is_no_answer(compared):
+    found = replace(compared[-1], measure="svcca")
+    n = len(found.layers)
+    assert "unrelated" not in sentences(replace(found, chance=((0.05,) * n,) * n))[-1]
+    assert (
+        "examples, where unrelated data would give up to 0.62."
+        in sentences(replace(found, chance=((0.62,) * n,) * n))[-1]
+    )
+    nothing = replace(found, similarity=((math.nan,) * n,) * n)
+    assert sentences(nothing)[-1].startswith("No layer can be compared by SVCCA: none varies over these")
+
+
 def test_one_layer_has_no_range(compared):
     found = compared[-1]
     one = replace(found, layers=found.layers[:1], similarity=((0.5,),), chance=((0.0,),))
@@ -214,6 +226,8 @@ def test_arguments_are_refused_before_any_work():
     assert not begun
     with pytest.raises(TypeError, match="B: expected a module, its state_dict\\(\\) or a file, got int"):
         studies.compare(task, a, 3)
+    with pytest.raises(TypeError, match=r"task: expected a lrscope Task, got str; give lrs.tasks.load\('digits'\)"):
+        studies.compare("digits", a, b)
     with pytest.raises(ValueError, match="B: not a network of task"):
         studies.compare(task, a, {"x": torch.zeros(2)})
 
@@ -259,9 +273,8 @@ def test_the_report_of_something_else_is_not_overwritten(files, capsys):
     assert call(["compare", "net0.pt", "net1.pt", *options]) == 2
     assert "--out: run holds the report of something else" in capsys.readouterr().err
     assert (files / "run" / "report.html").read_text() == "a run's"
-    (files / "run" / "report.html").unlink()
-    for _ in range(2):  # its own is made anew
-        assert call(["compare", "net0.pt", "net1.pt", *options]) == 0
+    (files / "run" / "comparison.json").write_text("{}")  # its own is made anew
+    assert call(["compare", "net0.pt", "net1.pt", *options]) == 0
 
 
 def test_stopped_it_does_not_promise_to_go_on(files, capsys, monkeypatch):

@@ -123,6 +123,19 @@ def test_a_run_that_diverged_is_not_repeated_for_states_it_never_reached(tmp_pat
     assert list(again) == list(states) == [0]
 
 
+def test_tasks_and_directories_are_what_they_are_said_to_be(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for study, options in (
+        (studies.restarts, {"lr": 0.1, "period": 4}),
+        (studies.warmup, {"lr": 0.1, "warmup_steps": 2, "steps": 4}),
+        (studies.distillation, {"teacher": TASK.model(0), "lr": 0.1, "distilled_lr": 0.1, "steps": 4}),
+    ):
+        with pytest.raises(TypeError, match="task: expected a lrscope Task, got str"):
+            study("digits", **options)
+        with pytest.raises(ValueError, match=r"out: .*file is a file; give a directory"):
+            study(TASK, **options, out=tmp_path / "file")
+
+
 def test_drops_are_where_they_are_said_to_be():
     assert with_drops(1.0, 8, (0.5, 0.75)).values(8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     assert with_drops(2.0, 4, ()).values(4) == pytest.approx([2, 2, 2, 2])
@@ -405,6 +418,8 @@ def test_students_of_one_seed_start_alike_and_are_judged_by_the_task(taught):
         assert found.scores["alone"]["eval_loss"][seed] == pytest.approx(
             lrs.training.evaluate(TASK, model)["eval_loss"]
         )
+    with pytest.raises(ValueError, match="metric: 'f1' was not evaluated; choose one of eval_loss"):
+        found.gain("f1")
     assert found.gain("eval_loss") == pytest.approx(
         np.mean(found.scores["distilled"]["eval_loss"]) - np.mean(found.scores["alone"]["eval_loss"])
     )
