@@ -24,7 +24,7 @@ def report(
     from lrscope.reports import write_report
 
     if (directory / "sweep.json").exists():
-        from lrscope.cli.sweep import finish
+        from lrscope.cli.sweep_answer import finish
         from lrscope.sweeps import read
 
         page = finish(read(directory))["report"]

@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from lrscope.cli.options import Data, Fresh, Json, Out, Settings, TaskName
 
 if TYPE_CHECKING:
-    from lrscope.sweeps import Sweep, SweepProgress
+    from lrscope.sweeps import SweepProgress
 
 EngineName = Annotated[
     Literal["auto", "serial", "replicas", "processes", "ray"],
@@ -58,6 +58,12 @@ def sweep(
         Literal["auto", "serial", "replicas"] | None,
         Parameter(help="What each worker of processes or ray runs its cells with; default: serial."),
     ] = None,
+    matmul_precision: Annotated[
+        Literal["highest", "high", "medium"] | None,
+        Parameter(
+            help="Of float32 products, for --engine replicas: less is faster on some processors, other numbers."
+        ),
+    ] = None,
     address: Annotated[str | None, Parameter(help="Of a cluster, for --engine ray; default: one on here.")] = None,
     out: Out = None,
     set_: Settings = None,
@@ -74,7 +80,9 @@ def sweep(
     from lrscope.cli.app import BAD_ANSWER, FAILED
     from lrscope.cli.failures import trying, working
     from lrscope.cli.progress import Progress, Stop
+    from lrscope.cli.sweep_answer import finish
     from lrscope.records import strict_json
+    from lrscope.reports.numbers import plural
     from lrscope.sweeps.sweep import opened, prepare, run_opened
 
     axes = _axes(lr, warmup, axis, set_, data)
@@ -82,6 +90,7 @@ def sweep(
         raise ValueError("--decay: given beside --schedule; write the decay into the schedule's text")
     if schedule is None and decay != "constant":
         schedule = f"{'warmup({warmup}) > ' if warmup is not None else ''}{decay}(to=0)"
+    runs_with = _engine(engine, workers, within, address, matmul_precision)
     with trying():
         prepared = prepare(
             task,
@@ -91,7 +100,8 @@ def sweep(
             seeds=seeds,
             measure=measure or (),
             device=device,
-            engine=_engine(engine, workers, within, address),
+            engine=runs_with,
+            adaptive=adaptive,
             **axes,
         )
     where = out or _home(task, prepared.config)
@@ -102,13 +112,18 @@ def sweep(
         Progress() as progress,
         Stop() as stop,
     ):
-        progress.stage(f"sweep of {prepared.size:,} cells")
+        if others := len(store.rows.keys() - {cell.hash for cell in prepared.cells}):
+            _say(
+                f"{where} holds {plural(others, 'cell')} of other values, too; what follows is about all of them "
+                "(--fresh starts anew, --out takes another directory)"
+            )
+        progress.stage(f"sweep of {plural(prepared.size, 'cell')}")
 
         def on_progress(seen: SweepProgress) -> None:
             progress.update(seen.share, _line(seen))
             stop.check()
 
-        found = run_opened(prepared, store, manifest, adaptive=adaptive, on_progress=on_progress)
+        found = run_opened(prepared, store, manifest, on_progress=on_progress)
         progress.update(1.0, "")
         result = finish(found)
     if json:
@@ -147,14 +162,20 @@ def _axes(
     return axes | fixed
 
 
-def _engine(name: str, workers: int | None, within: Any, address: str | None) -> Any:
-    from lrscope.sweeps import Processes, Ray
+def _engine(name: str, workers: int | None, within: Any, address: str | None, precision: Any) -> Any:
+    from lrscope.sweeps import Processes, Ray, Replicas
 
-    for flag, value, of in (("workers", workers, ("processes",)), ("address", address, ("ray",))):
+    for flag, value, of in (
+        ("workers", workers, ("processes",)),
+        ("address", address, ("ray",)),
+        ("matmul-precision", precision, ("replicas",)),
+    ):
         if value is not None and name not in of:
             raise ValueError(f"--{flag}: is for --engine {' or '.join(of)}, got --engine {name}")
     if within is not None and name not in ("processes", "ray"):
         raise ValueError(f"--within: is for --engine processes or ray, got --engine {name}")
+    if precision is not None:
+        return Replicas(matmul_precision=precision)
     if name == "processes":
         return Processes(workers=workers, within=within or "serial")
     if name == "ray":
@@ -193,91 +214,25 @@ def _line(seen: SweepProgress) -> str:
     return ", ".join(said)
 
 
-def _picture(found: Sweep) -> Path | None:
-    """The phase diagram as phase.png beside the table; none where there is nothing to draw it over."""
-    x, others = _varied(found)
-    if x is None or len(others) > 2 or not any(found.table["trains"]):
-        return None
-    from lrscope.sweeps.files import write_whole
-
-    y = "warmup" if "warmup" in others else others[0] if others else None
-    over = next((name for name in others if name != y), None)
-    panels = found.table.plot.phase(x=x, y=y, over=over, value=_judge(found))
-    figure = (panels.flat[0] if hasattr(panels, "flat") else panels).figure
-    import io
-
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=150)
-    write_whole(found.directory / "phase.png", data.getvalue())
-    return found.directory / "phase.png"
-
-
-def _judge(found: Sweep) -> str:
-    """The column that ranks cells: the evaluation's loss where there is one."""
-    return "eval_loss" if any(v is not None for v in found.table["eval_loss"]) else "final_loss"
-
-
-def _varied(found: Sweep) -> tuple[str | None, list[str]]:
-    """The axis to the right, and the others that vary."""
-    varied = [name for name, values in found.axes.items() if len(values) > 1 and name != "seed"]
-    x = "lr" if "lr" in varied else None
-    return x, [name for name in varied if name != x]
-
-
-def finish(found: Sweep) -> dict[str, Any]:
-    """Draw the picture, write the report, and say what came out."""
-    from lrscope.reports.sweep_page import write_sweep_page
-    from lrscope.sweeps.phases import summary
-    from lrscope.sweeps.store import TABLE
-    from lrscope.sweeps.tally import score
-
-    x, others = _varied(found)
-    status = found.table["status"]
-    ranked = [row for row in found.table.rows() if score(row) is not None]
-    best = min(ranked, key=score, default=None)
-    command = None if best is None else _command(found, best["cell"])
-    picture = _picture(found)
-    page = write_sweep_page(found.directory, found.manifest, found.table, command=command, skipped=found.skipped)
-    return {
-        "directory": str(found.directory),
-        "cells": {"all": len(status), **{kind: status.count(kind) for kind in ("finished", "diverged", "failed")}},
-        "best": best,
-        "command": command,
-        "said": summary(found.table, x, others, value=_judge(found)) if x is not None else [],
-        "skipped": found.skipped,
-        "errors": sorted({row["error"] for row in found.failed.rows()}),
-        "table": str(found.directory / TABLE),
-        "picture": None if picture is None else str(picture),
-        "report": str(page),
-    }
-
-
-def _command(found: Sweep, cell: str) -> str | None:
-    """The command that trains a cell again, under watch; ``None`` for a task that has no name."""
-    import shlex
-
-    from lrscope.optimizers import OptimizerSpec
-    from lrscope.schedules import from_spec, to_text
-
-    config, task = found.record(cell)["config"], found.manifest["config"]["task"]
-    schedule = f"{config['lr']!r} * ({to_text(from_spec(config['shape']))})"
-    words = ["lrscope", "train", task, schedule, "--optimizer", str(OptimizerSpec.from_spec(config["optimizer"]))]
-    words += ["--steps", str(config["steps"]), "--seed", str(config["seed"])]
-    words += [word for name, value in config["settings"].items() for word in ("--set", f"{name}={value}")]
-    return shlex.join(words)
-
-
 def _print(result: dict[str, Any]) -> None:
     counts, best = result["cells"], result["best"]
-    for sentence in [*result["said"], *result["skipped"]]:
+    said = list(result["said"])
+    if said and result["trains_below"] is not None:
+        said.insert(
+            1,
+            f"A run trains if its final training loss is below {result['trains_below']:.4g}, a quarter of the way "
+            "from the best run back to the first loss.",
+        )
+    for sentence in [*said, *result["skipped"]]:
         print(sentence)
     if not result["said"]:
         print(f"{counts['finished']} of {counts['all']} runs finished, {counts['diverged']} diverged.")
     if counts["failed"]:
         print(f"{counts['failed']} of {counts['all']} cells raised: {'; '.join(result['errors'][:3])}")
+    if best is None and not said:
+        print("No cell trained in every seed.")
     if best is not None:
-        loss = "eval_loss" if best["eval_loss"] is not None else "final_loss"
-        print(f"best cell: {best['cell']}, {loss} {best[loss]:.4g}; again, under watch: {result['command']}")
+        print(f"best cell, seed {best['again']['seed']}, again and under watch: {result['command']}")
     for what in ("table", "picture", "report"):
         if result[what] is not None:
             print(f"{what}: {result[what]}")

@@ -60,7 +60,7 @@ class SweepStory:
         axes: Values of each axis by name.
         config: What all runs share: ``task``, ``optimizer``, ``schedule``, ``steps``; what is ``None`` is an axis.
         environment: Versions, machine, and the command of the sweep.
-        command: Trains the best run again; ``None`` if there is none.
+        command: Trains the best cell again, with one of its seeds; ``None`` if there is none.
         skipped: What an adaptive sweep left out.
     """
 
@@ -86,7 +86,7 @@ def write_sweep_page(
         directory: Where.
         manifest: ``sweep.json`` of the directory: ``axes``, ``config``, ``environment``.
         runs: The sweep's table.
-        command: What trains the best run again.
+        command: What trains the best cell again.
         skipped: What an adaptive sweep left out, in sentences.
     """
     story = SweepStory(runs, manifest["axes"], manifest["config"], manifest.get("environment", {}), command, skipped)
@@ -144,7 +144,7 @@ def _counts(story: SweepStory) -> str:
 
 def _best(story: SweepStory, x: str | None, others: Sequence[str]) -> Markup | None:
     judge = judging(story.table)
-    top = best_cell(story.table, x, others, value=judge) if x and len(story.table) else None
+    top = best_cell(story.table, x, others, value=judge) if len(story.table) else None
     if top is None:
         return None
     facts = [_fact(axis_words(name).capitalize(), _shown(name, value), "") for name, value in top.axes.items()]
@@ -155,8 +155,8 @@ def _best(story: SweepStory, x: str | None, others: Sequence[str]) -> Markup | N
         tag("pre", tag("code", story.command), class_="copy", aria_label="Command line") if story.command else None,
         tag(
             "p",
-            "Trains the best single run again, under watch; the cell above is the best over its seeds. One click on "
-            "the box selects all of it.",
+            "Trains this cell again, under watch, with the seed that ended nearest to the median. One click on the "
+            "box selects all of it.",
             class_="note",
         )
         if story.command

@@ -25,7 +25,7 @@ def varied(axes: Mapping[str, Sequence[Any]]) -> tuple[str | None, list[str]]:
     """The axis to the right, the learning rate where it varies, and the others that take several values."""
     several = [name for name, values in axes.items() if len(values) > 1 and name != "seed"]
     numbers = [name for name in several if all((finite(v) or 0) > 0 for v in axes[name])]
-    x = "lr" if "lr" in numbers else numbers[0] if numbers else None
+    x = "lr" if "lr" in several else numbers[0] if numbers else None
     return x, sorted((name for name in several if name != x), key=lambda name: name != "warmup")
 
 

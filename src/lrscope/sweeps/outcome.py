@@ -41,7 +41,9 @@ def failure_of(cell: SweepCell, error: BaseException | str, *, engine: str) -> d
     """What is kept of a cell that raised, with the traceback."""
     if isinstance(error, BaseException):
         trace = "".join(traceback.format_exception(error))
-        said = (str(error).strip().splitlines() or [""])[-1]
+        lines = str(error).strip().splitlines() or [""]
+        # Of an error that quotes a traceback, as from a DataLoader's worker, the end says what it is.
+        said = lines[-1] if "Traceback" in str(error) else " ".join(" ".join(lines).split())
         line = f"{type(error).__name__}: {said}" if said else type(error).__name__
     else:
         trace = line = error
@@ -72,13 +74,19 @@ def _row(cell: SweepCell, run: Run, losses: np.ndarray, *, catapult: bool) -> di
         "best_loss": float(means.min()) if means.size else None,
         "trains": trains,
         "catapult": catapult,
-        "engine": str(run.config.get("engine")),
+        "engine": _engine(run),
         "seconds": round(run.cost.seconds, 4),
         "gradients": round(run.cost.gradients, 3),
     }
     return {
         name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in row.items()
     }
+
+
+def _engine(run: Run) -> str:
+    """Who ran it, and with which float32 products where these were not torch's full ones, which changes numbers."""
+    engine, level = str(run.config.get("engine")), run.config.get("matmul_precision", "highest")
+    return engine if level == "highest" else f"{engine}, {level} matmul precision"
 
 
 def _kept(steps: np.ndarray, marks: list[int]) -> np.ndarray:

@@ -46,7 +46,7 @@ class Store:
         path = self.directory / MANIFEST
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ValueError(f"{self.directory}: no directory of a sweep (it has no {MANIFEST})") from None
         except ValueError:
             raise ValueError(f"{path}: is damaged; restore it, or start anew in another directory") from None

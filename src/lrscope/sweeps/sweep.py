@@ -16,6 +16,7 @@ from typing import Any
 from lrscope.errors import LrscopeWarning
 from lrscope.schedules import Schedule
 from lrscope.sweeps import measure as measuring
+from lrscope.sweeps.adaptive import Adaptive
 from lrscope.sweeps.cells import SweepCell
 from lrscope.sweeps.engines import Engine, Job, engine_of
 from lrscope.sweeps.grid import Grid
@@ -94,13 +95,14 @@ def sweep(
         seeds=seeds,
         measure=measure,
         device=device,
+        adaptive=adaptive,
         **axes,
     )
     temporary = Path(tempfile.mkdtemp(prefix="lrscope-sweep-")) if out is None else None
     directory = temporary or Path(str(out))
     try:
         with opened(directory, prepared, fresh=not resume) as (store, manifest):
-            found = run_opened(prepared, store, manifest, adaptive=adaptive, on_progress=on_progress)
+            found = run_opened(prepared, store, manifest, on_progress=on_progress)
     except BaseException:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -117,6 +119,7 @@ class Prepared:
     grid: Grid
     cells: Sequence[SweepCell]
     engine: Engine
+    planner: Adaptive | None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -129,7 +132,13 @@ class Prepared:
 
 
 def prepare(
-    task: Any, *, engine: Any = "auto", device: str | None = None, measure: Any = (), **options: Any
+    task: Any,
+    *,
+    engine: Any = "auto",
+    device: str | None = None,
+    measure: Any = (),
+    adaptive: bool = False,
+    **options: Any,
 ) -> Prepared:
     """Read the arguments of :func:`sweep` and try the task; nothing is written. Errors as there."""
     if os.environ.get(WORKER):
@@ -140,9 +149,10 @@ def prepare(
     source = Source(task, device)
     own = {name: options.pop(name) for name in ("optimizer", "schedule", "steps", "seeds") if name in options}
     grid = Grid(source, **own, measure=measuring.check(measure), given=options)
+    planner = Adaptive({name: axis.shown for name, axis in grid.axes.items()}) if adaptive else None
     cells = list(grid.cells())
     source.task(cells[0].settings).check()
-    return Prepared(grid, cells, chosen)
+    return Prepared(grid, cells, chosen, planner)
 
 
 def run_opened(
@@ -150,12 +160,11 @@ def run_opened(
     store: Store,
     manifest: dict[str, Any],
     *,
-    adaptive: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Sweep:
     """Run what the store of :func:`opened` does not have yet; errors as of :func:`sweep`."""
     job = Job(prepared.grid.source, store, Tally(on_progress))
-    manifest["skipped"] = _run(prepared, job, adaptive=adaptive)
+    manifest["skipped"] = _run(prepared, job)
     store.write_manifest(manifest)
     return Sweep(store.directory, _table(store, manifest), manifest)
 
@@ -203,15 +212,12 @@ def opened(
         store.close()
 
 
-def _run(prepared: Prepared, job: Job, *, adaptive: bool) -> list[str]:
+def _run(prepared: Prepared, job: Job) -> list[str]:
     """Run what is missing; what an adaptive sweep skipped."""
-    grid, engine = prepared.grid, prepared.engine
-    if not adaptive:
+    grid, engine, planner = prepared.grid, prepared.engine, prepared.planner
+    if planner is None:
         _run_cells(engine, job, prepared.cells)
         return []
-    from lrscope.sweeps.adaptive import Adaptive
-
-    planner = Adaptive({name: axis.shown for name, axis in grid.axes.items()})
     asked: dict[str, SweepCell] = {}
     while points := planner.next(SweepTable.of(job.store.rows[name] for name in asked)):
         proposed = [cell for cell in map(grid.cell, points) if cell.hash not in asked]

@@ -116,7 +116,7 @@ def test_a_cell_that_raises_is_recorded_and_the_others_go_on(engine):
     whole = sweep(failing(at=99), lr=[0.01, 0.1, 1.0], seeds=5, engine="serial")
     assert len(found.failed) == 3
     assert set(found.failed["seed"]) == {3}
-    assert set(found.failed["error"]) == {"RuntimeError: of seed three"}
+    assert set(found.failed["error"]) == {"RuntimeError: no such layer of seed three"}
     record = found.record(found.failed["cell"][0])
     assert "in build" in record["traceback"]
     assert "no such layer" in record["traceback"]
