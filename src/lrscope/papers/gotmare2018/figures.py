@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lrscope.papers.drawing import dots, legend, line, muted, names, panels, seeds, stack
-from lrscope.papers.gotmare2018 import connectivity, figures_layers, restarts
+from lrscope.papers.gotmare2018 import connectivity, restarts
+from lrscope.papers.gotmare2018.figures_layers import each
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +71,7 @@ def _risen(values: Mapping[str, Any], of: str = "train_loss", *, lower: bool = F
 
 def _pairs(axes: Sequence[Axes], found: Mapping[str, Any]) -> None:
     for ax, (pair, part) in zip(axes, found.items(), strict=True):
-        seeds(ax, part["t"], _risen(part), "straight line", LINE)
+        each(ax, part["t"], _risen(part), "straight line, by seed", LINE)
         ax.set_title("Epochs {} and {}".format(*pair.split("-")))
         _place(ax, "place on the line")
     axes[0].set_ylabel(ABOVE)
@@ -117,7 +118,7 @@ def better_between(outcome: Outcome, figure: Figure) -> None:
     """Losses on the line through the paper's plane (Fig. 3)."""
     axes = panels(figure, 2)
     for ax, of, words in zip(axes, ("train_loss", "test_loss"), ("Training", "Validation"), strict=True):
-        seeds(ax, outcome.curves["t"], _risen(outcome.curves, of, lower=True), "straight line", LINE)
+        each(ax, outcome.curves["t"], _risen(outcome.curves, of, lower=True), "straight line, by seed", LINE)
         line(ax, 0, "as at the lower end")
         ax.axvspan(0.25, 0.75, color=muted(), alpha=0.16, lw=0, label="between", zorder=0)
         ax.set_title(f"{words} loss")
@@ -131,11 +132,8 @@ def convolutional(outcome: Outcome, figure: Figure) -> None:
     lines, chain = outcome.curves["lines"], outcome.curves["chain"]
     axes = panels(figure, len(lines), share=True)
     _pairs(axes, lines)
-    seeds(axes[-1], chain["t"], _risen(chain), "trained chain", CURVE)
+    each(axes[-1], chain["t"], _risen(chain), "trained chain, by seed", CURVE)
     for ax in axes:
         line(ax, 0.1, "criterion for two of the lines: 0.1 or more")
     line(axes[-1], 0.02, "for the chain: at most 0.02", dash=1)
     legend(figure)
-
-
-__all__ = ["figures_layers"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = {WITH: 0, WITHOUT: 1, FROZEN: 2, warmup.SHALLOW: 3}
 """Colours and dashes of the runs."""
+SHORT = {WITH: "warmup", WITHOUT: "none", FROZEN: "deep\nfrozen", warmup.SHALLOW: "shallow\nfrozen"}
 
 
 @restarts.shallow_layers_stay.figure
@@ -41,7 +42,7 @@ def _accuracies(ax: Axes, outcome: Outcome) -> None:
     found = outcome.numbers["accuracy"]
     for at, (name, values) in enumerate(found.items()):
         dots(ax, at, [100 * v for v in values["values"]], None, KINDS[name])
-    names(ax, [""] * len(found))
+    names(ax, [SHORT[name] for name in found])
     ax.tick_params(axis="x", length=0)
     ax.set_ylim(0, 105)
     ax.set_title("Accuracy at the end in %")
@@ -55,9 +56,8 @@ def runs(outcome: Outcome, figure: Figure) -> None:
     left, middle, right = panels(figure, 3, width_ratios=(4, 3, 3))
     for name, found in outcome.curves.items():
         loss = [[v if math.isfinite(v) else math.nan for v in row] for row in found["loss"]]
-        steps = range(1, len(found["lr"]) + 1)
-        _each(left, steps, loss, name, KINDS[name])
-        seeds(middle, steps, [found["lr"]], name, KINDS[name])
+        each(left, found["step"], loss, name, KINDS[name])
+        seeds(middle, found["step"], [found["lr"]], name, KINDS[name])
     _accuracies(right, outcome)
     if outcome.name == "warmup-rescues":
         line(right, 95, "criterion: 95 or more with warmup")
@@ -70,8 +70,8 @@ def runs(outcome: Outcome, figure: Figure) -> None:
     legend(figure)
 
 
-def _each(ax: Axes, x: Sequence[float], rows: Sequence[Sequence[float]], label: str, kind: int) -> None:
-    """A line for each seed: those that train and those that do not have no middle."""
+def each(ax: Axes, x: Sequence[float], rows: Sequence[Sequence[float]], label: str, kind: int) -> None:
+    """A line for each seed, where their shapes differ and a median would be none of them."""
     for i, row in enumerate(rows):
         ax.plot(x, row, color=f"C{kind}", lw=1.2, ls=DASHES[kind], alpha=0.8, label=label if not i else None)
 
@@ -92,7 +92,7 @@ def keeps_the_last_layer(outcome: Outcome, figure: Figure) -> None:
 def limits_movement(outcome: Outcome, figure: Figure) -> None:
     left, right = panels(figure, 2, width_ratios=(3, 2))
     _by_layer(left, outcome.curves, "movement over norm at the start")
-    log(left)
+    log(left, ticks=[0.2, 0.5, 1, 2, 5])
     for at, (name, found) in enumerate(outcome.numbers["movement of the stack"].items()):
         dots(right, at, found["values"], None, KINDS[name])
     right.set_title("Root mean square of the stack")
@@ -150,9 +150,10 @@ def matrices(outcome: Outcome, figure: Figure) -> None:
     axes[-1].plot(means, range(len(means)), "o", color="C0", ms=6, label="mean over the teacher's layers")
     noise = numbers["between seeds alone"]
     axes[-1].plot(noise, range(len(noise)), "|", color="C1", ms=13, mew=1.8, label="between seeds alone")
-    axes[-1].set_xlim(left=0)
+    wanted = 2 * max(means[:2])
+    line(axes[-1], wanted, "criterion for fc: twice the larger of conv", axis="x")
+    axes[-1].set_xlim(-0.003, 1.12 * max(wanted, *means))
     axes[-1].set_title("Its mean")
-    line(axes[-1], 2 * max(means[:2]), "criterion for fc: twice the larger of conv", axis="x")
     legend(figure)
 
 

@@ -58,8 +58,9 @@ def _accuracy(name: str, seeds: Sequence[int]) -> list[float]:
 def _along(runs: Sequence[Run]) -> dict[str, Any]:
     """Loss of the batches, a row for each run, ``nan`` from where it diverged if it did; and the learning rates."""
     loss = [run["loss"].value.tolist() for run in runs]
-    longest = max(runs, key=lambda run: run.steps_done)["lr"].value.tolist()
-    return {"loss": [row + [math.nan] * (len(longest) - len(row)) for row in loss], "lr": longest}
+    steps, lr = max((run["lr"] for run in runs), key=lambda column: len(column.step))
+    filled = [row + [math.nan] * (len(steps) - len(row)) for row in loss]
+    return {"step": steps.tolist(), "loss": filled, "lr": lr.tolist()}
 
 
 def _runs(seeds: Sequence[int], *names: str) -> dict[str, Any]:
