@@ -19,6 +19,7 @@ from lrscope.training.captured import Captured, Graphs, Lane
 from lrscope.training.cell import Cell
 from lrscope.training.grouping import Feed, chunks, default_chunk, seeds_mix
 from lrscope.training.lanes import lanes_for, workers
+from lrscope.training.precision import current
 from lrscope.training.program import CannotBatch, Program, Traits, examine
 
 TRIALS = 3
@@ -65,7 +66,7 @@ def choose(
     size = sum(p.numel() for p in task.model(cells[0].seed).parameters())
     several = len({c.seed for c in cells}) > 1
     work = len(cells).bit_length(), (steps * len(cells)).bit_length()
-    key = (task.name, size, task.device, str(spec), *work, several, chunk, torch.get_num_threads())
+    key = (task.name, size, task.device, str(spec), *work, several, chunk, torch.get_num_threads(), current())
     if key in _chosen:
         return replace(_chosen[key], cost=Cost())
     _chosen[key] = _measured(task, spec, cells, steps, chunk)

@@ -18,7 +18,9 @@ from lrscope.tasks import Task
 from lrscope.training import divergence, recording
 from lrscope.training.captured import Captured, Lane
 from lrscope.training.cell import Cell
+from lrscope.training.compiled import Compiled, Compiler
 from lrscope.training.evaluate import weighted_means
+from lrscope.training.precision import tolerance
 from lrscope.training.program import CannotBatch, Program, Traits, stack_batches
 from lrscope.training.recording import FloatArray, Look
 
@@ -40,14 +42,14 @@ class Chunk:
         part: Sequence[int],
         steps: int,
         traits: Traits,
-        lane: Lane | None,
+        lane: Lane | Compiler | None,
     ) -> None:
         self.task, self.part, self.steps, self.traits, self.lane = task, part, steps, traits, lane
         self.cells = cells = [cells[i] for i in part]
         self.looks = [recording.Looks() for _ in cells]
         self.evaluated = 0  # examples that went through each replica for its evaluation
         self.program = Program(task, [c.seed for c in cells], traits)
-        self.gradients: Captured | Program = lane.enter(self.program) if lane else self.program
+        self.gradients: Captured | Compiled | Program = lane.enter(self.program) if lane else self.program
         self.rule = FunctionalOptimizer([c.rule(spec) for c in cells])
         self.state = self.rule.init(self.program.theta)
         theta = self.program.theta
@@ -85,7 +87,7 @@ class Chunk:
         Raises:
             Drifted: What is played is no longer what the model computes.
         """
-        if isinstance(self.gradients, Captured):
+        if not isinstance(self.gradients, Program):
             self.gradients.prepare(step, [self._joined(batch) for batch in batches])
 
     def advance(self, step: int, batches: Iterable[Mapping[int, Batch]]) -> None:
@@ -121,7 +123,7 @@ class Chunk:
         if not gone or not self.active:
             return
         few = self.steps - end < FEW_LEFT or 2 * len(self.active) > len(self.places)
-        if isinstance(self.gradients, Captured) and few:
+        if self.lane is not None and (few or self.lane.idles):
             self._idle(gone)
         else:
             self._shrink()
@@ -160,7 +162,7 @@ class Chunk:
         # Wide enough for the reduced precision of a GPU's matrix units; a wrong program is off by far more. The
         # second term is for starts at a stationary point, whose gradient is rounding alone.
         first_loss, grad = self.first
-        tol = torch.finfo(grad.dtype).eps ** (1 / 3)
+        tol = tolerance(grad.dtype, torch.finfo(grad.dtype).eps ** (1 / 3))
         loss, norm = abs(float(self.traits.loss)), float(self.traits.grad.norm())
         off = float((grad - self.traits.grad).norm())
         off_loss = abs(float(first_loss - self.traits.loss))

@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Cost, Run
 from lrscope.tasks import Task
-from lrscope.training import recording
+from lrscope.training import precision, recording
 from lrscope.training.cell import Cell
 from lrscope.training.choice import choose, threads
+from lrscope.training.precision import MatmulPrecision
 from lrscope.training.program import CannotBatch
 from lrscope.training.recording import Look, OnProgress, OnRun, ShouldStop
 from lrscope.training.replicas import replicas
@@ -30,6 +31,8 @@ def run_cells(
     record_every: int = 1,
     evaluate: bool = True,
     chunk: int | None = None,
+    compile: bool = False,
+    matmul_precision: MatmulPrecision = "highest",
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
     on_run: OnRun | None = None,
@@ -39,8 +42,11 @@ def run_cells(
     """Train one run per cell; both engines give the same runs to rounding.
 
     Args:
-        task, optimizer, cells, steps, record_every, evaluate, chunk, on_progress, should_stop, on_run, at_start,
-            at_end: As in :func:`~lrscope.training.replicas`.
+        task, optimizer, cells, steps, record_every, evaluate, chunk: As in :func:`~lrscope.training.replicas`.
+        on_progress, should_stop, on_run, at_start, at_end: As there.
+        matmul_precision: As there; every engine has it.
+        compile: As there; for ``engine="replicas"`` only: ``"auto"`` does not consider it, since compiling takes
+            longer than most grids.
         engine: ``"replicas"`` (one batched program), ``"serial"`` (a plain loop over ``torch.optim``), or
             ``"auto"``: times a few steps of both, once per task and (within a factor of 2) number of cells, and
             keeps the faster; on a CPU also whether one thread is faster than torch's setting, which comes back
@@ -63,11 +69,29 @@ def run_cells(
         "at_start": at_start,
         "at_end": at_end,
     }
+    precision.check(matmul_precision)
+    if compile and engine != "replicas":
+        raise ValueError(f"compile: is for engine='replicas', got engine={engine!r}")
     if engine == "replicas":
-        return replicas(task, spec, cells, steps, chunk=chunk, **options)
-    if engine == "serial":
-        return _one_after_the_other(task, spec, cells, steps, **options)
+        how: dict[str, Any] = {"compile": compile, "matmul_precision": matmul_precision}
+        return replicas(task, spec, cells, steps, chunk=chunk, **how, **options)
+    with precision.multiplying(matmul_precision):
+        if engine == "serial":
+            return _one_after_the_other(task, spec, cells, steps, **options)
+        return _fastest(task, spec, cells, steps, chunk=chunk, matmul_precision=matmul_precision, **options)
 
+
+def _fastest(
+    task: Task,
+    spec: OptimizerSpec,
+    cells: Sequence[Cell],
+    steps: int,
+    *,
+    chunk: int | None,
+    matmul_precision: MatmulPrecision,
+    on_run: OnRun | None,
+    **options: Any,
+) -> list[Run]:
     choice = choose(task, spec, cells, steps=steps, chunk=chunk)
 
     def noted(run: Run) -> Run:
@@ -75,12 +99,11 @@ def run_cells(
         share = Cost(gradients=choice.cost.gradients / len(cells), seconds=choice.cost.seconds / len(cells))
         return replace(run, config={**run.config, "engine_note": choice.note}, cost=run.cost + share)
 
-    if on_run is not None:
-        options["on_run"] = lambda i, run: on_run(i, noted(run))
+    options["on_run"] = None if on_run is None else lambda i, run: on_run(i, noted(run))
     with threads(choice.threads):
         if choice.engine == "replicas":
             try:
-                how = {"chunk": chunk, "captured": choice.captured}
+                how = {"chunk": chunk, "captured": choice.captured, "matmul_precision": matmul_precision}
                 return [noted(run) for run in replicas(task, spec, cells, steps, **how, **options)]
             except CannotBatch as error:  # a later batch did what the first did not
                 choice = replace(choice, engine="serial", note=f"replicas gave up: {error}")

@@ -193,12 +193,18 @@ class Program:
 
 
 @contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention's fused kernels have no batching rule and would fall back to a loop, with a warning."""
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*performance drop.*")
+        yield
+
+
+@contextmanager
 def reasons() -> Iterator[None]:
     """Whatever torch.func cannot do becomes :class:`CannotBatch` with the first line of its reason."""
     try:
-        # Attention's fused kernels have no batching rule and would fall back to a loop.
-        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*performance drop.*")
+        with plain_attention():
             yield
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]

@@ -16,6 +16,7 @@ from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Cost, Event, Run, Status
 from lrscope.schedules import Schedule
 from lrscope.tasks import Task
+from lrscope.training import precision
 from lrscope.training.cell import Cell
 from lrscope.training.divergence import has_diverged
 
@@ -91,6 +92,7 @@ def finish(
     forwards: float,
     seconds: float,
     environment: Mapping[str, Any],
+    **more: Any,
 ) -> Run:
     """The record of one run.
 
@@ -105,6 +107,7 @@ def finish(
         forwards: What the evaluation cost, in forward passes over a training batch.
         seconds: The run's share of the wall time.
         environment: Versions and machine class.
+        more: What else its config says about how it was run.
     """
     seen = len(losses)
     diverged = status == "diverged"
@@ -133,6 +136,8 @@ def finish(
             "steps": steps,
             "seed": cell.seed,
             "engine": engine,
+            "matmul_precision": precision.current(),
+            **more,
         },
         rows=tuple(rows),
         status=status,

@@ -14,14 +14,18 @@ from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Run
 from lrscope.records import environment as versions
 from lrscope.tasks import BatchStream, Task
-from lrscope.training import recording
+from lrscope.training import precision, recording
 from lrscope.training.captured import Drifted, Graphs, Lane
 from lrscope.training.cell import Cell
 from lrscope.training.chunk import LOOK_EVERY, Chunk
+from lrscope.training.compiled import Compiler
 from lrscope.training.grouping import Feed, chunks, default_chunk, seeds_mix
 from lrscope.training.lanes import lanes_for, workers
+from lrscope.training.precision import MatmulPrecision
 from lrscope.training.program import examine
 from lrscope.training.recording import Look, OnProgress, OnRun, ShouldStop
+
+Way = Lane | Compiler | None
 
 WORTH_TRACING = 100
 """Steps from which on the program is traced unless asked otherwise: tracing takes as long as some tens of steps."""
@@ -37,7 +41,9 @@ def replicas(
     evaluate: bool = True,
     chunk: int | None = None,
     captured: bool | None = None,
+    compile: bool = False,
     lanes: int | None = None,
+    matmul_precision: MatmulPrecision = "highest",
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
     on_run: OnRun | None = None,
@@ -61,8 +67,14 @@ def replicas(
         captured: Trace the program's gradient once and play it back at every step, which on a CPU is up to several
             times faster and costs about a second at the start. By default on a CPU from 100 steps on. What cannot
             be traced, or does not agree with the plain program when that is looked at, runs plainly.
+        compile: Put the plain gradient through ``torch.compile``, which takes seconds to a minute for each shape of
+            batch and program, in the first runs' seconds and in each run's ``config``. Without a compiler, or for a
+            model that cannot be compiled, the plain program runs, with a warning. Not together with ``captured``.
         lanes: Chunks of a captured program trained at the same time, each on one thread; by default torch's number
             of threads. Models that draw random numbers have one lane.
+        matmul_precision: ``torch.set_float32_matmul_precision`` while the runs train; afterwards what it was before.
+            Less than ``"highest"`` changes the numbers: factors of float32 products may be rounded to 11 bits
+            (``"high"``) or 8 (``"medium"``), by processors that gain from it. In each run's ``config``.
         on_progress: Called now and then with updates done and updates in all.
         should_stop: Asked every few steps; once true, what still runs is returned as ``interrupted``.
         on_run: Called with the index of a cell and its run as soon as it is known, so that nothing known is lost.
@@ -82,27 +94,37 @@ def replicas(
     """
     spec = OptimizerSpec.parse(optimizer)
     recording.check(task, spec, cells, steps, record_every=record_every, chunk=chunk)
-    first = cells[0].seed
-    batch = task.to_device(next(BatchStream(task.train, first)))
-    traits = examine(task, first, batch)
-    if captured is None:
-        captured = traits.grad.device.type == "cpu" and steps >= WORTH_TRACING
-    captured = captured and not traits.counts  # a tape would go on with what Python said when it was traced
-    number = lanes_for(task, traits, len(cells), lanes) if captured else 1
-    size = chunk or min(
-        default_chunk(traits.grad, traits.kept, captured=captured), -(-len(cells) // number)
-    )  # work for every lane
-    parts = list(chunks(cells, size, by_seed=not seeds_mix(task, cells, traits)))
-    environment, graphs = versions(), Graphs()
-    ways = [Lane(graphs) if captured else None for _ in range(number)]
-    runs: dict[int, Run] = {}
-    done = 0
-
-    with workers(number) as pool:
+    precision.check(matmul_precision)
+    if not isinstance(compile, bool) or (compile and captured):
+        raise ValueError(
+            f"compile: expected True or False, and not True beside captured=True, got compile={compile!r}, "
+            f"captured={captured!r}; choose one"
+        )
+    with ExitStack() as stack:
+        stack.enter_context(precision.multiplying(matmul_precision))
+        first = cells[0].seed
+        batch = task.to_device(next(BatchStream(task.train, first)))
+        traits = examine(task, first, batch)
+        if captured is None:
+            captured = traits.grad.device.type == "cpu" and steps >= WORTH_TRACING
+        captured = captured and not (compile or traits.counts)  # a tape goes on with what Python said at its trace
+        number = lanes_for(task, traits, len(cells), lanes) if captured else 1
+        size = chunk or min(
+            default_chunk(traits.grad, traits.kept, captured=captured), -(-len(cells) // number)
+        )  # work for every lane
+        parts = list(chunks(cells, size, by_seed=not seeds_mix(task, cells, traits)))
+        environment, graphs = versions(), Graphs()
+        compiler = Compiler() if compile else None
+        if compiler is not None and traits.counts:
+            compiler.refuse("the model changes numbers that it keeps in plain Python")
+        ways: list[Way] = [Lane(graphs) if captured else compiler for _ in range(number)]
+        runs: dict[int, Run] = {}
+        done = 0
+        pool = stack.enter_context(workers(number))
         for some in range(0, len(parts), number):
             wave = parts[some : some + number]
 
-            def begin(ways: Sequence[Lane | None], wave: Sequence[list[int]] = wave) -> list[Chunk]:
+            def begin(ways: Sequence[Way], wave: Sequence[list[int]] = wave) -> list[Chunk]:
                 return [Chunk(task, spec, cells, p, steps, traits, way) for p, way in zip(wave, ways, strict=False)]
 
             def progress(updates: int, before: int = done) -> None:
@@ -114,7 +136,8 @@ def replicas(
             try:
                 _train(jobs, pool, progress, should_stop, at_start)
             except Drifted:  # from here on plainly, and what is under way again from its start
-                looks, pool, ways = [job.looks for job in jobs], None, [None] * number
+                looks, pool = [job.looks for job in jobs], None
+                ways = [None for _ in ways]
                 jobs = begin(ways)
                 for job, seen in zip(jobs, looks, strict=True):
                     job.looks = seen
@@ -139,6 +162,7 @@ def replicas(
                         forwards=job.evaluated / task.count(batch) if row in final else 0.0,
                         seconds=seconds,
                         environment=environment,
+                        **({} if compiler is None else {"compile": compiler.note}),
                     )
                     if on_run is not None:
                         on_run(i, runs[i])
