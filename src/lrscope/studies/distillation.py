@@ -95,7 +95,9 @@ class Distillation:
 
     def __str__(self) -> str:
         lines = []
-        for metric in self.scores["alone"]:
+        for metric, scores in self.scores["alone"].items():
+            if np.isnan(scores).all():  # the task has no evaluation set
+                continue
             of = {kind: _mean(self.scores[kind][metric]) for kind in self.scores}
             lines.append(f"{metric}: distilled {of['distilled']}, alone {of['alone']}")
         noise = self.noise_by_layer
@@ -237,8 +239,8 @@ def distillation(
 
 def _mean(values: Sequence[float]) -> str:
     """With its standard error over seeds, where there are several."""
-    error = "" if len(values) < 2 else f" ± {statistics.stdev(values) / len(values) ** 0.5:.2g}"
-    return f"{statistics.fmean(values):.4g}{error}"
+    error = "" if len(values) < 2 else f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2g}"
+    return f"{np.mean(values):.4g}{error}"
 
 
 def _distinct(seeds: Any) -> tuple[int, ...]:

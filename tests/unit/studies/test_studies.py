@@ -430,6 +430,9 @@ def test_the_study_of_distillation_is_told_and_drawn(taught):
     stored = json.loads(strict_json(found.to_dict()))
     assert len(stored["matrices"]["alone"]) == 2
     assert "difference of cka" in str(found)
+    both = found.scores["alone"]["eval_loss"]
+    error = abs(both[0] - both[1]) / 2  # the standard error of two
+    assert f"alone {np.mean(both):.4g} ± {error:.2g}\n" in str(found)
     assert len(found.figure().axes) == 4
     assert found.plot().get_ylabel() == "student layer"
 
@@ -474,6 +477,15 @@ def test_of_one_seed_the_noise_is_unknown():
     )
     assert all(math.isnan(v) for v in found.noise_by_layer.values())
     assert "(noise unknown)" in str(found)
+
+
+def test_without_an_evaluation_set_there_are_no_scores():
+    task = replace(TASK, evaluate=None, metrics={})
+    settings = {"lr": 0.1, "distilled_lr": 0.02, "steps": 4, "seeds": (0, 1), "measure": "cka"}
+    found = studies.distillation(task, task.model(1), "sgd", **settings)
+    assert str(found).startswith("difference of cka")
+    assert math.isnan(found.gain("eval_loss"))
+    found.figure()
 
 
 def test_a_directory_belongs_to_one_teacher_and_one_loss(tmp_path):
