@@ -290,3 +290,8 @@ def test_plots_return_their_axes():
     with pytest.raises(ValueError, match="no correlations"):
         cka(X, Y).plot()
     plt.close("all")
+
+
+def test_only_streams_are_merged():
+    with pytest.raises(TypeError, match="other: expected a Streaming, got int"):
+        Streaming().merge(3)
