@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import lrscope as lrs
 from lrscope.cli.app import call
 from lrscope.sweeps import read
 
@@ -210,6 +211,23 @@ def test_another_sweep_is_refused_and_fresh_moves_it_aside(mine, tmp_path, capsy
     assert "steps: there None, asked 7" in capsys.readouterr().err
     assert call(["sweep", mine, "--lr", "0.1", "--steps", "7", "--out", "s", "--fresh"]) == 0
     assert len(read("s.before-1").table) == 1
+
+
+def test_a_sweep_that_was_stopped_before_its_first_cell_can_be_read_and_reported(mine, tmp_path, capsys):
+    assert call(["sweep", mine, "--lr", "0.01,0.1", "--out", "s"]) == 0
+    for path in [*(tmp_path / "s" / "cells").iterdir(), tmp_path / "s" / "table.parquet"]:
+        path.unlink()
+    found = read("s")
+    assert (len(found.table), found.cells, len(found.failed), found.cost.gradients) == (0, [], 0, 0)
+    assert lrs.sweeps.summary(found.table) == ["No run is recorded yet."]
+    assert call(["report", "s"]) == 0
+    assert "No run is recorded yet." in (tmp_path / "s" / "report.html").read_text()
+
+
+def test_what_is_no_directory_of_a_sweep_is_one_line(mine):
+    for where in ("mine.py", "nowhere"):
+        with pytest.raises(ValueError, match="no directory of a sweep"):
+            read(where)
 
 
 def test_a_damaged_cell_is_told_in_one_line(mine, tmp_path, capsys):

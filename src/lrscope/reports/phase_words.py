@@ -13,7 +13,7 @@ from lrscope.reports.phase_cells import Better, bar_of, best_cell, judging, rows
 from lrscope.reports.phase_limits import boundary, limits, ridge
 
 MOST_ROWS = 6
-"""Rows of a map that a sentence names; of more, the first, the last and the extremes."""
+"""Rows that a sentence names; of more the first, the middle and the last, or the extremes where axes are several."""
 
 
 def axis_value(name: str, value: Any) -> str:
@@ -84,13 +84,15 @@ def summary(
     Raises:
         ValueError: A column is missing, or two runs share place and seed.
     """
+    if not len(table):
+        return ["No run is recorded yet."]
     by = rows_by(table) if by is None else [by] if isinstance(by, str) else by
     value = judging(table) if value is None else value
     bar = bar_of(table) if bar is None else bar
     found = list(boundary(table, x, by, bar=bar).rows())
     said = [_reach(found, x, by), _survives(table, found, x, by), _gain(table, x, by, bar), *_unsure(found)]
     said.append(_best(table, x, by, value, better, bar))
-    said.append(_moves(list(ridge(table, x, by, value=value, better=better, bar=bar).rows()), x, by))
+    said.append(_moves(list(ridge(table, x, by, value=value, better=better, bar=bar).rows()), x, by, len(found)))
     said.append(_counts(table))
     return [text for text in said if text]
 
@@ -103,6 +105,10 @@ def _reach(found: list[dict[str, Any]], x: str, by: Sequence[str], verb: str = "
     name = "learning rate" if x == "lr" else axis_words(x)
     if len({_largest(row) for row in found}) == 1 and len(found) > 2:
         return f"Largest {name} that {verb}{every}: {_largest(found[0])} in every row."
+    if len(found) > MOST_ROWS and len(by) > 1:  # in no order of theirs, so neither first nor last says anything
+        ends = (pick(found, key=lambda row: row["low"] or 0.0) for pick in (min, max))
+        low, high = (f"{_largest(limit)} {row_name({k: limit[k] for k in by})}" for limit in ends)
+        return f"Largest {name} that {verb}{every}: from {low} to {high}, over {len(found)} rows."
     shown = found if len(found) <= MOST_ROWS else [found[0], found[len(found) // 2], found[-1]]
     parts = [f"{_largest(limit)} {row_name({k: limit[k] for k in by})}".strip() for limit in shown]
     return f"Largest {name} that {verb}{every}: {numbers.listing(parts)}."
@@ -190,7 +196,7 @@ def _best(table: Table, x: str, by: Sequence[str], value: str, better: Better, b
     return text + "."
 
 
-def _moves(best: list[dict[str, Any]], x: str, by: Sequence[str]) -> str | None:
+def _moves(best: list[dict[str, Any]], x: str, by: Sequence[str], rows: int) -> str | None:
     if not best:
         return None
     at_edge = [row_name({k: row[k] for k in by}) or "here" for row in best if row["edge"]]
@@ -205,7 +211,8 @@ def _moves(best: list[dict[str, Any]], x: str, by: Sequence[str]) -> str | None:
     ratio = high["best"] / low["best"]
     if ratio < 1.2 or (high["low"] <= low["high"] and high["seeds"] > 1):
         middle = median([row["best"] for row in best])
-        return f"The best {axis_words(x)} of every row lies around {numbers.lr(middle)}.{edge}"
+        every = "every row" if len(best) == rows else f"the {len(best)} of {rows} rows in which runs trained"
+        return f"The best {axis_words(x)} of {every} lies around {numbers.lr(middle)}.{edge}"
     return (
         f"The best {axis_words(x)} moves from {numbers.lr(low['best'])} {row_name({k: low[k] for k in by})} to "
         f"{numbers.lr(high['best'])} {row_name({k: high[k] for k in by})}.{edge}"

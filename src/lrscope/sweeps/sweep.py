@@ -26,7 +26,7 @@ from lrscope.sweeps.processes import WORKER
 from lrscope.sweeps.result import Sweep
 from lrscope.sweeps.source import Source
 from lrscope.sweeps.store import MANIFEST, Store
-from lrscope.sweeps.table import SweepTable
+from lrscope.sweeps.table import TYPES, SweepTable
 from lrscope.sweeps.tally import OnProgress, Tally
 from lrscope.tasks import Task
 
@@ -241,6 +241,8 @@ def _run_cells(engine: Engine, job: Job, cells: Sequence[SweepCell]) -> None:
 
 def _table(store: Store, manifest: Mapping[str, Any]) -> SweepTable:
     """Rows in the order of the grid, with their regimes, which depend on the others."""
+    if not store.rows:
+        return SweepTable({name: [] for name in (*manifest["axes"], *TYPES)})
     table = SweepTable.of(sort_rows(store.rows.values(), manifest["axes"]))
     for name, regime in zip(table["cell"], regimes(table, optimizer=manifest["config"]["optimizer"]), strict=True):
         store.rows[name]["regime"] = regime

@@ -235,6 +235,17 @@ def test_sentences_of_open_ends_and_of_nothing():
     assert "No learning rate trained" in none
 
 
+def test_rows_of_several_axes_are_told_by_their_extremes_and_rows_where_nothing_trained_are_not_every_row():
+    edges = {(w, width): 0.5 for w in (0, "33%") for width in (8, 16, 32, 64)} | {(0, 16): 0.0, ("33%", 32): 2.0}
+    rows = [{**r, "width": width} for (w, width), edge in edges.items() for r in row(edge, w)]
+    said = summary(Table.of(rows), by=("warmup", "width"))
+    assert said[0] == (
+        "Largest learning rate that trains: from none of those tried with no warmup and width 16 to 1 with 33\u202f% "
+        "warmup and width 32, over 8 rows."
+    )
+    assert any("of the 7 of 8 rows in which runs trained lies around" in text for text in said)
+
+
 def test_divergence_is_told_apart_from_failing_to_train():
     rows = row(2.0)
     rows[6] = cell(LRS[6], loss=3.0)
