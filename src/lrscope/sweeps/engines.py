@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from lrscope.sweeps.cells import SweepCell, units
@@ -11,6 +12,8 @@ from lrscope.sweeps.source import Source
 from lrscope.sweeps.store import Row, Store
 from lrscope.sweeps.tally import Tally
 from lrscope.sweeps.work import Listener, Within, WriteBehind, most_at_once, run_unit
+from lrscope.training import precision
+from lrscope.training.precision import MatmulPrecision
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,40 @@ class Replicas:
 
     Args:
         threads: Of torch; ``None``: as it is set.
+        compile: As in :func:`lrscope.training.replicas`; each group of cells is compiled for itself.
+        matmul_precision: As there. Less than ``"highest"`` changes numbers, so the table's ``engine`` says it; keep
+            such a sweep in a directory of its own.
     """
 
     name: ClassVar[str] = "replicas"
     threads: int | None = None
+    compile: bool = False
+    matmul_precision: MatmulPrecision = "highest"
+
+    def __post_init__(self) -> None:
+        precision.check(self.matmul_precision)
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile: expected True or False, got {self.compile!r}")
 
     def run(self, job: Job, cells: Sequence[SweepCell]) -> None:
-        run_here(job, units(cells, most_at_once), "replicas", self.threads)
+        how = {"compile": self.compile, "matmul_precision": self.matmul_precision}
+        run_here(job, units(cells, most_at_once), "replicas", self.threads, how)
 
 
-def run_here(job: Job, pieces: Sequence[Sequence[SweepCell]], within: Within, threads: int | None) -> None:
-    """Run units of cells in this process, one after the other."""
+def run_here(
+    job: Job,
+    pieces: Sequence[Sequence[SweepCell]],
+    within: Within,
+    threads: int | None,
+    how: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Run units of cells in this process, one after the other; ``how`` as in :func:`run_unit`."""
     with WriteBehind(job.store) as behind:
         listener = Listener(lambda record: job.done(behind.put(record)), job.tally.steps)
         try:
             for unit in pieces:
                 job.tally.started(len(unit))
-                run_unit(job.source, unit, listener, within=within, threads=threads)
+                run_unit(job.source, unit, listener, within=within, threads=threads, how=how)
         finally:
             job.done(behind.landed(wait=True))
 

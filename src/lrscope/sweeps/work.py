@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal
 
 from lrscope.records import Run
@@ -39,7 +39,13 @@ def most_at_once(steps: int) -> int:
 
 
 def run_unit(
-    source: Source, cells: Sequence[SweepCell], listener: Listener, *, within: Within, threads: int | None
+    source: Source,
+    cells: Sequence[SweepCell],
+    listener: Listener,
+    *,
+    within: Within,
+    threads: int | None,
+    how: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Run cells of one group, each to a record; one that raises is recorded as failed and the others go on.
 
@@ -49,10 +55,11 @@ def run_unit(
         listener: What its functions raise stops everything and is passed on.
         within: Engine of :func:`lrscope.training.run_cells`.
         threads: Of torch while they run; ``None``: as it is set.
+        how: Its other arguments.
     """
     guarded = _Guarded(listener)
     with using_threads(threads) if threads is not None else nullcontext():
-        _run(source, list(cells), guarded, within)
+        _run(source, list(cells), guarded, within, how)
 
 
 class _Guarded:
@@ -76,7 +83,7 @@ class _Guarded:
             raise
 
 
-def _run(source: Source, cells: list[SweepCell], guarded: _Guarded, within: Within) -> None:
+def _run(source: Source, cells: list[SweepCell], guarded: _Guarded, within: Within, how: Mapping[str, Any]) -> None:
     reported: set[str] = set()
 
     def on_run(index: int, run: Run) -> None:
@@ -84,7 +91,7 @@ def _run(source: Source, cells: list[SweepCell], guarded: _Guarded, within: With
         reported.add(cells[index].hash)
 
     try:
-        _train(source, cells, guarded, within, on_run)
+        _train(source, cells, guarded, within, how, on_run)
         return
     except CannotBatch:  # asked for by name, so refused rather than recorded cell by cell
         raise
@@ -98,7 +105,7 @@ def _run(source: Source, cells: list[SweepCell], guarded: _Guarded, within: With
             return
     # Whose fault it is, nobody says: halves find it in few steps, and keep their neighbours in one program.
     for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-        _run(source, half, guarded, within)
+        _run(source, half, guarded, within, how)
 
 
 def _train(
@@ -106,6 +113,7 @@ def _train(
     cells: Sequence[SweepCell],
     guarded: _Guarded,
     within: Within,
+    how: Mapping[str, Any],
     on_run: Callable[[int, Run], None],
 ) -> None:
     task, first = source.task(cells[0].settings), cells[0]
@@ -126,6 +134,7 @@ def _train(
         record_every=max(1, first.steps // 20_000),
         on_progress=on_progress,
         on_run=on_run,
+        **how,
         **hooks,
     )
 
