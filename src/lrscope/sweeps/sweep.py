@@ -86,6 +86,8 @@ def sweep(
         >>> found.table["status"]
         ['finished', 'finished', 'finished']
     """
+    if on_progress is not None and not callable(on_progress):
+        raise TypeError(f"on_progress: expected a function of a SweepProgress, got {type(on_progress).__name__}")
     prepared = prepare(
         task,
         optimizer=optimizer,

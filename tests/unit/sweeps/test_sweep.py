@@ -216,6 +216,8 @@ def test_engines_and_tasks_that_cannot_be_are_refused_before_any_work(tmp_path):
         ({"engine": 3}, TypeError, "engine: "),
         ({"engine": lrs.sweeps.Serial}, TypeError, "engine: "),
         ({"measure": "loss"}, ValueError, "measure: "),
+        ({"on_progress": 3}, TypeError, "on_progress: expected a function"),
+        ({"adaptive": True}, ValueError, "adaptive: lr needs three values"),
     ]:
         with pytest.raises(error, match=said):
             sweep(double(), lr=[0.1], out=tmp_path / "s", **options)
