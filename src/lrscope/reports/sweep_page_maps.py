@@ -37,7 +37,7 @@ def section(table: Table, x: str, others: Sequence[str]) -> tuple[Table, list[st
 
 
 def maps(table: Table, axes: Mapping[str, Sequence[Any]]) -> Iterator[Picture]:
-    """Final loss, evaluation loss and what happened, as far as they were recorded."""
+    """Evaluation loss, final loss and what happened, as far as they were recorded."""
     x, others = varied(axes)
     if x is None or len(table) == 0:
         return
@@ -48,8 +48,8 @@ def maps(table: Table, axes: Mapping[str, Sequence[Any]]) -> Iterator[Picture]:
     if len({(row[x], *(row[o] for o in others)) for row in part.rows()}) > MOST_CELLS:
         return
     for value, what in (
+        ("eval_loss", "Evaluation loss at the end"),  # the one that judges first: its star is the best cell
         ("final_loss", "Final training loss"),
-        ("eval_loss", "Evaluation loss at the end"),
         ("regime", "What happened"),
     ):
         if any(v is not None for v in part.columns.get(value, ())):
