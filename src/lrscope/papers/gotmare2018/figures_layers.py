@@ -45,7 +45,7 @@ def _accuracies(ax: Axes, outcome: Outcome) -> None:
     names(ax, [SHORT[name] for name in found])
     ax.tick_params(axis="x", length=0)
     ax.set_ylim(0, 105)
-    ax.set_title("Accuracy at the end in %")
+    ax.set_title("Last accuracy in %")
 
 
 @warmup.warmup_rescues.figure
