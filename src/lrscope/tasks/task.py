@@ -36,8 +36,8 @@ class Task:
         count: Number of examples in a batch.
         steps: Updates of one ordinary full run; what the command line uses when ``--steps`` is not given.
         device: Where the model and the batches are moved.
-        eval_loss_fn: What is reported as ``eval_loss``, if not ``loss_fn``: the task's own loss where training follows
-            another one, such as a teacher's (:func:`lrscope.tasks.distill`).
+        eval_loss_fn: What is reported as ``eval_loss``, if not ``loss_fn``: for a task whose training follows another
+            loss than its own, such as a teacher's (:func:`lrscope.tasks.distill`).
 
     Raises:
         TaskError: A field has the wrong type, ``train`` can be read only once, or a metric has a reserved name.
