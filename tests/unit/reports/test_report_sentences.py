@@ -251,7 +251,9 @@ def test_catapults(tmp_path):
     spiked = dataclasses.replace(headroom_run(0.5), events=(Event(30, "spike"), Event(40, "spike")))
     assert "2 times, but the sharpness did not fall" in sentences.catapult_sentence(spiked)
     unknown = dataclasses.replace(run(1.0), events=(Event(30, "jump"),))
-    assert "jumped once and came back at once: bad batches or a very fast catapult" in sentences.catapult_sentence(unknown)
+    assert "jumped once and came back at once: bad batches or a very fast catapult" in sentences.catapult_sentence(
+        unknown
+    )
 
 
 def test_cost(tmp_path):
