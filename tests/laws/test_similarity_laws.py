@@ -82,7 +82,7 @@ def test_does_not_see(name, side, change, seed):
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "change"), [(*key, c) for key, blind in BLIND.items() for c in CHANGES.keys() - blind]
+    ("name", "side", "change"), [(*key, c) for key, blind in BLIND.items() for c in CHANGES if c not in blind]
 )
 def test_sees_every_other_change(name, side, change):
     pairs = [before_and_after(name, side, change, seed) for seed in range(3)]
