@@ -20,6 +20,7 @@ from lrscope.papers import claims
 from lrscope.papers.leclerc2020 import networks as leclerc2020
 from lrscope.papers.lewkowycz2020 import networks
 from lrscope.schedules import WarmRestarts, exponential, tapered
+from lrscope.similarity.side import mean_of
 from lrscope.solvable import last_layer, phases, quadratic, scale_invariant, two_layer, uv
 from lrscope.stability import critical_warmup, jump, trial
 from lrscope.tasks.distill import DistillationLoss
@@ -203,6 +204,11 @@ MUTATIONS = [
         "distillation without the square of its temperature",
         DistillationLoss.__init__, "self.temperature**2 if scale else 1.0", "1.0",
         "gotmare2018/distillation-helps", {"seeds": (0, 1)}, "mean gain", slow=True,
+    ),
+    Mutation(
+        "SVCCA of activations that are not centred",
+        mean_of, "return total", "return 0 * total",
+        "gotmare2018/warmup-keeps-the-last-layer", {}, "last layer higher with warmup", slow=True,
     ),
 ]  # fmt: skip
 
