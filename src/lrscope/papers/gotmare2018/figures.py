@@ -45,7 +45,7 @@ def recipes(outcome: Outcome, figure: Figure) -> None:
     for row in grid:
         row[0].set_ylim(lowest, 101)
         row[0].set_ylabel("accuracy in %")
-    for ax in grid[-1]:
+    for ax in axes[across * (len(grid) - 1) : len(found)]:
         _place(ax, "place on the path")
     legend(figure)
 
