@@ -13,9 +13,9 @@ from lrscope.records import Table, strict_json
 from lrscope.reports.document import document
 from lrscope.reports.markup import Markup, join, table, tag
 from lrscope.reports.numbers import capital, count, loss, lr, plural, sentence
-from lrscope.reports.phase_cells import Winner, best_cell, judging
-from lrscope.reports.phase_limits import boundary
-from lrscope.reports.phase_words import axis_value, axis_words, row_name, summary
+from lrscope.reports.phase.cells import Winner, best_cell, judging
+from lrscope.reports.phase.limits import boundary
+from lrscope.reports.phase.words import axis_value, axis_words, row_name, summary
 from lrscope.reports.sections import figure
 from lrscope.reports.sweep_page_maps import maps, varied
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from lrscope.records import Table
 from lrscope.reports.numbers import capital, listing
-from lrscope.reports.phase import MOST_PANELS, draw_phase
-from lrscope.reports.phase_cells import best_cell, finite, in_order
-from lrscope.reports.phase_words import axis_value, axis_words
+from lrscope.reports.phase.cells import best_cell, finite, in_order
+from lrscope.reports.phase.diagram import MOST_PANELS, draw_phase
+from lrscope.reports.phase.words import axis_value, axis_words
 from lrscope.reports.pictures import NARROW, WIDE, Picture
 from lrscope.reports.svg import render
 

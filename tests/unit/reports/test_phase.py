@@ -11,12 +11,12 @@ import pytest
 mpl.use("Agg")
 
 from lrscope.records import Table
-from lrscope.reports import phase
-from lrscope.reports.phase import draw_phase
-from lrscope.reports.phase_axes import round_ticks
-from lrscope.reports.phase_cells import bar_of, best_cell, ordered, spots, trains
-from lrscope.reports.phase_limits import best_of, boundary, ridge
-from lrscope.reports.phase_words import axis_value, row_name, summary
+from lrscope.reports.phase import diagram as phase
+from lrscope.reports.phase.axes import round_ticks
+from lrscope.reports.phase.cells import bar_of, best_cell, ordered, spots, trains
+from lrscope.reports.phase.diagram import draw_phase
+from lrscope.reports.phase.limits import best_of, boundary, ridge
+from lrscope.reports.phase.words import axis_value, row_name, summary
 
 LRS = [2.0**k for k in range(-6, 3)]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrscope.records import Table
-from lrscope.reports.phase_limits import boundary, ridge
+from lrscope.reports.phase.limits import boundary, ridge
 from lrscope.sweeps import adaptive
 from lrscope.sweeps.adaptive import Adaptive
 

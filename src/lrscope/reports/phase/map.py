@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrscope.records import Table
-from lrscope.reports import phase_marks as marks
 from lrscope.reports.figures.style import colour
-from lrscope.reports.phase_axes import spread_ticks
-from lrscope.reports.phase_cells import Spot, rows_of
-from lrscope.reports.phase_look import Look
-from lrscope.reports.phase_words import axis_value, axis_words
+from lrscope.reports.phase import marks
+from lrscope.reports.phase.axes import spread_ticks
+from lrscope.reports.phase.cells import Spot, rows_of
+from lrscope.reports.phase.look import Look
+from lrscope.reports.phase.words import axis_value, axis_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

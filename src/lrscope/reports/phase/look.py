@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from lrscope.records import Table
 from lrscope.reports import numbers
-from lrscope.reports.phase_axes import is_log, round_ticks
-from lrscope.reports.phase_cells import Better, Spot, in_order, ordered, rows_of, spots
-from lrscope.reports.phase_words import axis_words
+from lrscope.reports.phase.axes import is_log, round_ticks
+from lrscope.reports.phase.cells import Better, Spot, in_order, ordered, rows_of, spots
+from lrscope.reports.phase.words import axis_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from lrscope.records import Table
-from lrscope.reports.phase_cells import Better, Criterion, Row, bar_of, checked, finite, rows_by, rows_of, trains
+from lrscope.reports.phase.cells import Better, Criterion, Row, bar_of, checked, finite, rows_by, rows_of, trains
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import numpy as np
 from lrscope.records import Table
 from lrscope.reports.figures import marks
 from lrscope.reports.figures.style import DASHES, colour
-from lrscope.reports.phase_axes import is_log, log_if_wide, spread_ticks
-from lrscope.reports.phase_cells import Better, Spot, best_cell, rows_of, spots
-from lrscope.reports.phase_limits import boundary
-from lrscope.reports.phase_words import axis_words, row_name
+from lrscope.reports.phase.axes import is_log, log_if_wide, spread_ticks
+from lrscope.reports.phase.cells import Better, Spot, best_cell, rows_of, spots
+from lrscope.reports.phase.limits import boundary
+from lrscope.reports.phase.words import axis_words, row_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ import numpy as np
 
 from lrscope.records import Table
 from lrscope.reports.figures.style import colour
-from lrscope.reports.phase_cells import Spot, best_cell, size_of
-from lrscope.reports.phase_limits import boundary, ridge
-from lrscope.reports.phase_look import Look
+from lrscope.reports.phase.cells import Spot, best_cell, size_of
+from lrscope.reports.phase.limits import boundary, ridge
+from lrscope.reports.phase.look import Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

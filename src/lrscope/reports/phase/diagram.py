@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrscope.records import Table
-from lrscope.reports import phase_lines, phase_look, phase_map
-from lrscope.reports.phase_cells import Better, bar_of, rows_of
-from lrscope.reports.phase_words import axis_value, axis_words
+from lrscope.reports.phase import lines
+from lrscope.reports.phase import look as looks
+from lrscope.reports.phase import map as maps
+from lrscope.reports.phase.cells import Better, bar_of, rows_of
+from lrscope.reports.phase.words import axis_value, axis_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +78,7 @@ def draw_phase(
     if over is None or flat:
         (panel,) = _axes(1, ax, _rows(table, y), compact)
         if flat:
-            phase_lines.draw(
+            lines.draw(
                 table, panel, x=x, value=value, over=over, theory=theory, better=better, bar=bar, compact=compact
             )
         else:
@@ -130,11 +132,11 @@ def _map(
     compact: bool,
 ) -> None:
     """One colour scale and one legend for all panels."""
-    look = phase_look.Look.of(table, [part for _, part in parts], x, y, value, better, bar)
+    look = looks.Look.of(table, [part for _, part in parts], x, y, value, better, bar)
     keys: dict[str, Any] = {}
     for (value_of_over, part), ax in zip(parts, panels, strict=True):
         own = {name: _of_panel(lines, value_of_over) for name, lines in (theory or {}).items()}
-        keys |= phase_map.draw(part, ax, look, theory=own, with_contours=contours)
+        keys |= maps.draw(part, ax, look, theory=own, with_contours=contours)
         if value_of_over is not None and over is not None:
             ax.set_title(f"{axis_words(over)} {axis_value(over, value_of_over)}", fontsize="medium", loc="left")
     low, high = (edge(ax.get_xlim()[i] for ax in panels) for i, edge in enumerate((min, max)))
@@ -146,7 +148,7 @@ def _map(
             ax.tick_params(labelleft=False)
     figure = panels[0].get_figure()
     if figure is not None:
-        phase_look.colour_bar(figure, panels, look, compact=compact)
+        looks.colour_bar(figure, panels, look, compact=compact)
         if compact:
             for ax in figure.axes:
                 ax.tick_params(labelsize="small")

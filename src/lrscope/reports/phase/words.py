@@ -9,8 +9,8 @@ from typing import Any
 
 from lrscope.records import Table
 from lrscope.reports import numbers
-from lrscope.reports.phase_cells import Better, bar_of, best_cell, judging, rows_by, rows_of, share_of, size_of, spots
-from lrscope.reports.phase_limits import boundary, limits, ridge
+from lrscope.reports.phase.cells import Better, bar_of, best_cell, judging, rows_by, rows_of, share_of, size_of, spots
+from lrscope.reports.phase.limits import boundary, limits, ridge
 
 MOST_ROWS = 6
 """Rows that a sentence names; of more the first, the middle and the last, or the extremes where axes are several."""
