@@ -29,7 +29,7 @@ def _picture(found: Sweep, x: str | None, others: list[str], judge: str) -> Path
 
 def finish(found: Sweep) -> dict[str, Any]:
     """Draw the picture, write the report, and say what came out."""
-    from lrscope.reports.phase_cells import bar_of, judging
+    from lrscope.reports.phase.cells import bar_of, judging
     from lrscope.reports.sweep_page import write_sweep_page
     from lrscope.reports.sweep_page_maps import varied
     from lrscope.sweeps.phases import summary
@@ -58,7 +58,7 @@ def finish(found: Sweep) -> dict[str, Any]:
 
 def _best(found: Sweep, x: str | None, others: list[str], judge: str) -> dict[str, Any] | None:
     """The best cell over its seeds, as on the page, and of its runs the row that lies nearest to their median."""
-    from lrscope.reports.phase_cells import best_cell
+    from lrscope.reports.phase.cells import best_cell
 
     top = best_cell(found.table, x, others, value=judge)
     if top is None:

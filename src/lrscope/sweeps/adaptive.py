@@ -12,8 +12,8 @@ from typing import Any
 
 from lrscope.records import Table
 from lrscope.reports import numbers
-from lrscope.reports.phase_cells import Better, bar_of, finite, trains
-from lrscope.reports.phase_words import MOST_ROWS, row_name
+from lrscope.reports.phase.cells import Better, bar_of, finite, trains
+from lrscope.reports.phase.words import MOST_ROWS, row_name
 from lrscope.sweeps.search import Line, line_of
 
 Wanted = list[tuple[Line, list[float]]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lrscope.errors import MissingExtraError
-from lrscope.reports.phase_cells import asked, finite
+from lrscope.reports.phase.cells import asked, finite
 from lrscope.sweeps.grid import Grid
 from lrscope.sweeps.outcome import record_of
 from lrscope.sweeps.pruning import LOST, Judgement

@@ -12,9 +12,9 @@ import torch
 from lrscope.curvature import stability_threshold
 from lrscope.optimizers import OptimizerSpec
 from lrscope.records import Table
-from lrscope.reports.phase_cells import asked, bar_of, best_cell, finite, trains
-from lrscope.reports.phase_limits import boundary, ridge
-from lrscope.reports.phase_words import summary
+from lrscope.reports.phase.cells import asked, bar_of, best_cell, finite, trains
+from lrscope.reports.phase.limits import boundary, ridge
+from lrscope.reports.phase.words import summary
 from lrscope.stability.edge import NEAR
 
 Phase = Literal[

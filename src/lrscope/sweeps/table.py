@@ -72,6 +72,6 @@ class Plots:
 
     def phase(self, *, x: str = "lr", y: str | None = "warmup", value: str = "final_loss", **options: Any) -> Any:
         """A map of ``value`` over two axes; see :func:`lrscope.reports.phase.draw_phase`."""
-        from lrscope.reports.phase import draw_phase
+        from lrscope.reports.phase.diagram import draw_phase
 
         return draw_phase(self._table, x=x, y=y, value=value, **options)
