@@ -4,7 +4,11 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -16,6 +20,7 @@ from lrscope.papers import Claim, claims, reproduce
 from lrscope.papers.ledger import differences
 from lrscope.papers.reproduce import News, ask
 from lrscope.papers.reproduce import reproduce as run
+from slow_cells import children
 
 FAST = ["kalra2024/sign-rule", "lewkowycz2020/catapult-time"]
 """Each takes less than a second."""
@@ -90,6 +95,34 @@ def test_a_killed_process_is_told_of(tmp_path):
     failed = [item for item in news if item.kind == "failed"]
     assert {item.id for item in failed} == {one.claim.id for one in asked}
     assert "killed" in failed[0].error
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    code = (
+        "from pathlib import Path; from lrscope.papers import claims; from lrscope.papers.reproduce import *\n"
+        "if __name__ == '__main__':\n"
+        "    asked = ask(claims('lewkowycz2020/largest-rate', 'li2019/texp').values())\n"
+        f"    for news in reproduce(asked, Path({str(tmp_path / 'out')!r})): print(news.kind, flush=True)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    driver = subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout.readline() == "began\n"
+    workers = children(driver.pid)
+    assert workers
+    driver.kill()
+    driver.wait()
+    until = time.monotonic() + 20
+    while alive := [pid for pid in workers if Path(f"/proc/{pid}/stat").exists() and state_of(pid) != "Z"]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.1)
+    driver.stdout.close()
+
+
+def state_of(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
 
 
 def test_the_command_prints_a_table_and_says_what_is_unusual(tmp_path, capsys):
