@@ -24,8 +24,8 @@ import matplotlib as mpl
 mpl.use("svg")
 
 from lrscope.records import Table, environment
-from lrscope.reports.phase.diagram import draw_phase
 from lrscope.reports.phase.cells import in_order
+from lrscope.reports.phase.diagram import draw_phase
 from lrscope.reports.phase.words import axis_value
 from lrscope.sweeps.adaptive import Adaptive
 from lrscope.sweeps.phases import boundary, ridge, summary
