@@ -16,7 +16,7 @@ def _picture(found: Sweep, x: str | None, others: list[str], judge: str) -> Path
         return None
     import io
 
-    from lrscope.sweeps.files import write_whole
+    from lrscope.records import write_whole
 
     y, over = [*others, None, None][:2]
     panels = found.table.plot.phase(x=x, y=y, over=over, value=judge)

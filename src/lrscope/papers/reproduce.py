@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from lrscope._version import __version__
 from lrscope.papers.claim import Claim, Outcome, plain
-from lrscope.records import environment, strict_json
+from lrscope.records import environment, strict_json, write_json
 
 Engine = Literal["processes", "serial"]
 
@@ -202,10 +202,7 @@ def _run(claim: Claim, given: dict[str, Any], file: Path) -> News:
     # The interpreter's own command line says nothing about how a worker was started.
     versions = {key: value for key, value in environment().items() if key != "command"}
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    kept = outcome.to_dict() | {"curves": plain(outcome.curves), "environment": versions}
-    partial.write_text(strict_json(kept, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    write_json(file, outcome.to_dict() | {"curves": plain(outcome.curves), "environment": versions})
     return News(claim.id, "done", claim.tell(Outcome.from_dict(json.loads(file.read_text(encoding="utf-8")))))
 
 

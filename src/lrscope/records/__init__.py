@@ -9,8 +9,10 @@ from lrscope.records.plan import Plan
 from lrscope.records.run import Event, Run, RunWriter, Series, Status, add_events
 from lrscope.records.strict import strict_json
 from lrscope.records.table import Table
+from lrscope.records.whole import PARTIAL, write_json, write_whole
 
 __all__ = [
+    "PARTIAL",
     "Cost",
     "CriticalLR",
     "Event",
@@ -27,4 +29,6 @@ __all__ = [
     "environment",
     "read_lines",
     "strict_json",
+    "write_json",
+    "write_whole",
 ]

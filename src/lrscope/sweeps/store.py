@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrscope.sweeps.files import PARTIAL, sealed, unsealed, write_json, write_whole
+from lrscope.records import PARTIAL, write_json, write_whole
+from lrscope.sweeps.files import sealed, unsealed
 from lrscope.sweeps.lock import Lock
 from lrscope.sweeps.table import TYPES
 

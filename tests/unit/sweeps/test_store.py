@@ -10,9 +10,10 @@ import pytest
 
 from cases import TASKS
 from lrscope import LrscopeWarning
+from lrscope.records import write_whole
 from lrscope.sweeps import lock as lock_module
 from lrscope.sweeps import read, sweep
-from lrscope.sweeps.files import sealed, unsealed, write_whole
+from lrscope.sweeps.files import sealed, unsealed
 from lrscope.sweeps.lock import Lock
 from lrscope.sweeps.store import Store
 
@@ -144,7 +145,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lrscope.sweeps.files.os.fsync", full)
+    monkeypatch.setattr("lrscope.records.whole.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
@@ -160,7 +161,7 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         real(fd)
 
-    monkeypatch.setattr("lrscope.sweeps.files.os.fsync", full)
+    monkeypatch.setattr("lrscope.records.whole.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         small(tmp_path / "s")
     monkeypatch.undo()
