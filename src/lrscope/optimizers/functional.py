@@ -93,14 +93,56 @@ class FunctionalOptimizer:
         moments = (torch.zeros_like(theta, requires_grad=False) for _ in range(3))
         return FunctionalState(0, *moments)
 
+    def numbers(self, rates: Tensor, step: int) -> list[Tensor]:
+        """What the updates from ``step`` (counted from 0) on need that changes from one to the next.
+
+        Args:
+            rates: Learning rates of K updates, ``(K, N, 1)``.
+
+        Returns:
+            Tensors ``(K, N or 1, 1)``, in an order that is the rule's own.
+        """
+        if self.name == "sgd":
+            return [rates]
+
+        def tensor(values: Any) -> Tensor:
+            array = np.broadcast_to(values, (len(rates), *np.shape(values)[1:])) + 0
+            return torch.from_numpy(array).to(rates.device, torch.promote_types(rates.dtype, torch.float32))
+
+        # m / c1 / (sqrt(v) / c2 + eps) with c1 = 1 - beta1^t, c2 = sqrt(1 - beta2^t), the constants moved out
+        # of the (N, P) kernels.
+        steps = np.arange(step + 1, step + 1 + len(rates), dtype=float)[:, None, None]
+        c1, c2 = 1 - self.beta1**steps, np.sqrt(1 - self.beta2**steps)
+        eps, factor, rest = self.eps * c2, c2, []
+        if self.name == "radam":  # adds eps before the correction, and corrects by less while v is uncertain
+            rectification = _rectification(self.beta2, steps)
+            divided = rectification > 0
+            eps, factor = self.eps + 0 * steps, np.where(divided, c2 * rectification, 1.0)
+            rest = [torch.from_numpy(divided).to(rates.device)]
+        if self._decoupled:
+            rest.append(1 - rates * _on(rates, self.weight_decay))
+        return [rates * tensor(-factor / c1), tensor(eps), *rest]
+
     @torch.no_grad()
     def update(self, theta: Tensor, grad: Tensor, lr: Tensor, state: FunctionalState) -> None:
         """One update of ``theta`` and ``state`` in place; ``grad`` is used as working memory."""
-        if self.name == "sgd":
-            self._sgd(theta, grad, lr, state)
-        else:
-            self._adam(theta, grad, lr, state)
+        self.apply(theta, grad, [n[0] for n in self.numbers(lr[None], state.step)], state)
         state.step += 1
+
+    @torch.no_grad()
+    def apply(self, theta: Tensor, grad: Tensor, numbers: Sequence[Tensor], state: FunctionalState) -> None:
+        """An update with what :meth:`numbers` has for it; the caller counts it in ``state``.
+
+        From the second update on it is the same operations on the same memory each time.
+        """
+        if self.name == "sgd":
+            self._sgd(theta, grad, numbers[0], state)
+        else:
+            self._adam(theta, grad, *numbers, state=state)
+
+    @property
+    def _decoupled(self) -> bool:
+        return self.decays and self.name in ("adamw", "giadamw")
 
     def _sgd(self, theta: Tensor, grad: Tensor, lr: Tensor, state: FunctionalState) -> None:
         if self.decays:
@@ -115,16 +157,17 @@ class FunctionalOptimizer:
             grad = _add(grad, state.first, self.momentum) if self.nesterov else state.first
         theta.addcmul_(grad, lr, value=-1)
 
-    def _adam(self, theta: Tensor, grad: Tensor, lr: Tensor, state: FunctionalState) -> None:
+    def _adam(
+        self, theta: Tensor, grad: Tensor, size: Tensor, eps: Tensor, *rest: Tensor, state: FunctionalState
+    ) -> None:
         first, second, scratch = state.first, state.second, state.scratch
         assert first is not None
         assert second is not None
         assert scratch is not None
-        if self.decays:
-            if self.name in ("adamw", "giadamw"):
-                theta.mul_(1 - lr * _on(lr, self.weight_decay))
-            else:
-                _add(grad, theta, self.weight_decay)
+        if self._decoupled:
+            theta.mul_(rest[-1])
+        elif self.decays:
+            _add(grad, theta, self.weight_decay)
         if state.step == 0:
             self._start(grad, second)
         if isinstance(self.beta1, float):
@@ -135,20 +178,11 @@ class FunctionalOptimizer:
             second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
         else:
             _add(second.mul_(_on(second, self.beta2)), torch.mul(grad, grad, out=scratch), 1 - self.beta2)
-        # m / c1 / (sqrt(v) / c2 + eps) with c1 = 1 - beta1^t, c2 = sqrt(1 - beta2^t), the constants moved out
-        # of the (N, P) kernels.
-        step = state.step + 1
-        c1, c2 = 1 - self.beta1**step, np.sqrt(1 - self.beta2**step)
-        eps, factor, divided = self.eps * c2, c2, True
-        if self.name == "radam":  # adds eps before the correction, and corrects by less while v is uncertain
-            rectification = _rectification(self.beta2, step)
-            divided = rectification > 0
-            eps, factor = self.eps, np.where(divided, c2 * rectification, 1.0)
-        torch.sqrt(second, out=scratch).add_(_on(scratch, eps))
+        torch.sqrt(second, out=scratch).add_(eps)
         torch.div(first, scratch, out=scratch)
-        if not np.all(divided):
-            scratch = torch.where(torch.as_tensor(divided, device=theta.device), scratch, first)
-        theta.addcmul_(scratch, lr * _on(lr, -factor / c1))
+        if self.name == "radam":
+            torch.where(rest[0], scratch, first, out=scratch)
+        theta.addcmul_(scratch, size)
 
     def _start(self, grad: Tensor, second: Tensor) -> None:
         """The second moment before the first update, in place; it is 0 where the rule is Adam's."""
@@ -180,7 +214,7 @@ def _add(target: Tensor, source: Tensor, factor: Any) -> Tensor:
     return target.addcmul_(source, _on(target, factor))
 
 
-def _rectification(beta2: Any, step: int) -> Any:
+def _rectification(beta2: Any, step: Any) -> Any:
     """RAdam's factor on the learning rate; 0 while the second moment is too uncertain to divide by."""
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * step * beta2**step / (1 - beta2**step)

@@ -71,11 +71,11 @@ class Batches:
 
     def _batch(self, where: Tensor, generator: torch.Generator | None) -> Any:
         if isinstance(self.data, Tensor):
-            batch = self.data[where]
+            batch = self.data.index_select(0, where)
         elif isinstance(self.data, dict):
-            batch = {name: tensor[where] for name, tensor in self.data.items()}
+            batch = {name: tensor.index_select(0, where) for name, tensor in self.data.items()}
         else:
-            batch = tuple(tensor[where] for tensor in self.data)
+            batch = tuple(tensor.index_select(0, where) for tensor in self.data)
         return batch if self.augment is None or generator is None else self.augment(batch, generator)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from lrscope.isolation import RandomState, isolated_rng
 from lrscope.objective import Batch
+from lrscope.training.feed import kind_of
 from lrscope.training.kernels import Unplayable
 from lrscope.training.precision import tolerance
 from lrscope.training.program import CannotBatch, Program, reasons
@@ -48,13 +49,6 @@ class Graphs:
                 except CannotBatch:
                     pass
         return self._known[key]
-
-
-def kind_of(batch: Batch, dims: Any) -> Hashable:
-    """What of a batch is fixed in a trace: everything but the tensors' values."""
-    leaves, spec = pytree.tree_flatten(batch)
-    shapes = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
-    return shapes, str(spec), str(dims)
 
 
 class Lane:
@@ -97,18 +91,15 @@ class Captured:
         program.shared = {k: old.shared[k].copy_(t) for k, t in program.shared.items()}
         self._checks = CHECKED[:1]  # what changes with the number of calls was seen in the first program
 
-    def prepare(self, step: int, batches: Sequence[tuple[Batch, Any]]) -> None:
-        """Make the tapes for ``batches``, which come next, and now and then see whether they still tell the truth.
+    def prepare(self, step: int, batch: Batch, dims: Any) -> None:
+        """Make the tape for batches like this one, and now and then see whether it still tells the truth.
 
         Raises:
-            Drifted: They do not.
+            Drifted: It does not.
         """
-        for batch, dims in batches:
-            self.tape(batch, dims)
-        if step in self._checks:
-            tape = self.tape(*batches[0])
-            if tape is not None and not self._agrees(tape, *batches[0]):
-                raise Drifted
+        tape = self.tape(batch, dims)
+        if step in self._checks and tape is not None and not self._agrees(tape, batch, dims):
+            raise Drifted
 
     def gradients(self, batch: Batch, dims: Any) -> tuple[Tensor, Tensor]:
         """As :meth:`Program.gradients`; the results are overwritten by the next call."""
@@ -164,7 +155,7 @@ class Captured:
             memory.copy_(tensor)
 
     def _play(self, tape: Tape) -> tuple[Tensor, Tensor]:
-        tape.play()
+        tape.play([[]])
         grads, losses, *after = tape.outputs
         for held, new in zip(self.program.stacked.values(), after, strict=True):
             if held is not new:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,12 +16,15 @@ from lrscope.optimizers.functional import FunctionalOptimizer
 from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Cost
 from lrscope.tasks import BatchStream, Task
-from lrscope.training.captured import Captured, Graphs, Lane
+from lrscope.training.captured import Graphs, Lane
 from lrscope.training.cell import Cell
-from lrscope.training.grouping import Feed, chunks, default_chunk, seeds_mix
+from lrscope.training.chunk import LOOK_EVERY
+from lrscope.training.feed import Feed, joined
+from lrscope.training.grouping import chunks, default_chunk, seeds_mix
 from lrscope.training.lanes import lanes_for, workers
 from lrscope.training.precision import current
 from lrscope.training.program import CannotBatch, Program, Traits, examine
+from lrscope.training.updates import Updates
 
 TRIALS = 3
 """Timed steps, after one to warm up. The fastest counts: other programs on the machine only ever add time."""
@@ -150,27 +154,30 @@ def _time_batched(task: Task, spec: OptimizerSpec, seeds: Sequence[int], traits:
 
 def _time_captured(task: Task, spec: OptimizerSpec, seeds: Sequence[int], traits: Traits, lanes: int) -> float | None:
     """Seconds of a step per chunk when ``lanes`` train at the same time; ``None`` if they cannot be captured."""
-    graphs, feed = Graphs(), Feed.of(task, seeds)
-    batch, dims = feed.next(seeds)
+    graphs, feed, shared = Graphs(), Feed.of(task, seeds), len(set(seeds)) == 1
+    (draw,) = feed.block(1, seeds)
     steps: list[Callable[[], None]] = []
-    still = torch.zeros(len(seeds), 1, dtype=traits.grad.dtype)
+    wide = torch.promote_types(traits.grad.dtype, torch.float32)
+    still = torch.zeros(LOOK_EVERY, len(seeds), 1, dtype=wide)
     with isolated_rng(seeds[0]), ExitStack() as stack:
         for _ in range(lanes):
             program = Program(task, seeds, traits)
             stack.enter_context(mode_of(program.model, training=True))
             captured, rule = Lane(graphs).enter(program), FunctionalOptimizer(spec)
+            batch, dims = joined(draw, seeds, shared=shared)
             if captured.tape(batch, dims) is None:
                 return None
-            state = rule.init(program.theta)
-
-            def step(c: Captured = captured, rule: FunctionalOptimizer = rule, state: Any = state) -> None:
-                rule.update(c.program.theta, c.gradients(batch, dims)[1], still, state)
-
-            steps.append(step)
+            state, losses = rule.init(program.theta), torch.empty(LOOK_EVERY, len(seeds), dtype=traits.loss.dtype)
+            rule.update(captured.program.theta, captured.gradients(batch, dims)[1], still[0], state)
+            updates = Updates(captured, rule, state, seeds, shared=shared)
+            updates.prepare(draw)
+            numbers = rule.numbers(still, state.step)
+            steps.append(partial(updates.play, [draw] * LOOK_EVERY, numbers, losses))
         with workers(lanes) as pool:
             if pool is None:
-                return _best(steps[0])
-            return _best(lambda: [future.result() for future in [pool.submit(step) for step in steps]]) / lanes
+                return _best(steps[0]) / LOOK_EVERY
+            together = _best(lambda: [future.result() for future in [pool.submit(step) for step in steps]])
+            return together / lanes / LOOK_EVERY
 
 
 def _time_serial(task: Task, spec: OptimizerSpec, seed: int, number: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,16 @@ from lrscope.optimizers.spec import OptimizerSpec
 from lrscope.records import Status
 from lrscope.tasks import Task
 from lrscope.training import divergence, recording
-from lrscope.training.captured import Captured, Lane
+from lrscope.training.captured import CHECKED, Captured, Lane
 from lrscope.training.cell import Cell
 from lrscope.training.compiled import Compiled, Compiler
 from lrscope.training.evaluate import weighted_means
+from lrscope.training.feed import Draw, joined
+from lrscope.training.lanes import keeps
 from lrscope.training.precision import tolerance
-from lrscope.training.program import CannotBatch, Program, Traits, stack_batches
+from lrscope.training.program import CannotBatch, Program, Traits
 from lrscope.training.recording import FloatArray, Look
+from lrscope.training.updates import Updates
 
 LOOK_EVERY = 10
 """Steps between looks at the losses: each waits for the device, and a diverged replica runs on until the next."""
@@ -49,18 +52,18 @@ class Chunk:
         self.looks = [recording.Looks() for _ in cells]
         self.evaluated = 0  # examples that went through each replica for its evaluation
         self.program = Program(task, [c.seed for c in cells], traits)
-        self.gradients: Captured | Compiled | Program = lane.enter(self.program) if lane else self.program
         self.rule = FunctionalOptimizer([c.rule(spec) for c in cells])
         self.state = self.rule.init(self.program.theta)
+        self.streams = list(dict.fromkeys(c.seed for c in cells))
+        self.places = list(range(len(cells)))  # the row of each place
+        self._enter()
         theta = self.program.theta
         # Learning rates of low-precision models stay in float32: rounded to 8 bits they would be other schedules.
         wide = torch.promote_types(theta.dtype, torch.float32)
         rates = np.stack([c.schedule.values(steps) for c in cells], axis=1)
         self.rates = torch.from_numpy(rates).to(theta.device, wide)[:, :, None]  # (steps, places, 1)
         self.losses = torch.full((steps, len(cells)), torch.nan, device=theta.device, dtype=traits.loss.dtype)
-        self.places = list(range(len(cells)))  # the row of each place
         self.active = list(range(len(cells)))
-        self.streams = list(dict.fromkeys(c.seed for c in cells))
         self.columns: slice | Tensor = slice(None)
         self.status: list[Status] = ["finished"] * len(cells)
         self.step = 0
@@ -73,7 +76,7 @@ class Chunk:
         return [self.cells[row].seed for row in self.places]
 
     @property
-    def updates(self) -> int:
+    def done(self) -> int:
         """Updates that need not be made any more, for progress."""
         return sum(self.steps if status == "diverged" else self.step for status in self.status)
 
@@ -81,23 +84,42 @@ class Chunk:
         for row in self.active:
             self.looks[row].start = self._look_at(at_start, row)
 
-    def prepare(self, step: int, batches: Sequence[Mapping[int, Batch]]) -> None:
+    def prepare(self, step: int, draws: Sequence[Draw]) -> None:
         """Whatever touches the model or a global state before the updates from ``step`` on; not for other threads.
 
         Raises:
             Drifted: What is played is no longer what the model computes.
         """
-        if not isinstance(self.gradients, Program):
-            self.gradients.prepare(step, [self._joined(batch) for batch in batches])
+        if isinstance(self.gradients, Program):
+            return
+        for i, draw in enumerate(draws):
+            kind = tuple(draw[seed].kind for seed in self.streams)
+            if kind not in self._known or (step in CHECKED and i == 0):
+                self._known.add(kind)
+                self.gradients.prepare(step, *self._joined(draw))
+            if self.updates is not None and step > 0:
+                self.updates.prepare(draw)
 
-    def advance(self, step: int, batches: Iterable[Mapping[int, Batch]]) -> None:
-        """Updates from ``step`` on, one for each of ``batches``."""
-        for now, batch in enumerate(batches, step):
-            losses, grads = self.gradients.gradients(*self._joined(batch))
-            if now == 0:
-                self.first = losses[0].clone(), grads[0].clone()
-            self.losses[now, self.columns] = losses
-            self.rule.update(self.program.theta, grads, self.rates[now], self.state)
+    def advance(self, step: int, draws: Iterable[Draw]) -> None:
+        """Updates from ``step`` on, one for each of ``draws``, of which there are at most :data:`LOOK_EVERY`."""
+        numbers = self.rule.numbers(self.rates[step : step + LOOK_EVERY], self.state.step)
+        if self.updates is None or step == 0:
+            for now, draw in enumerate(draws):
+                losses, grads = self.gradients.gradients(*self._joined(draw))
+                if step + now == 0:
+                    self.first = losses[0].clone(), grads[0].clone()
+                self.losses[step + now, self.columns] = losses
+                self.rule.apply(self.program.theta, grads, [n[now] for n in numbers], self.state)
+                self.state.step += 1
+            return
+        first = 0
+        for some in [list(draws)] if keeps(self.task) else ([draw] for draw in draws):
+            last = first + len(some)
+            losses = self.losses.new_empty(len(some), len(self.places))
+            self.updates.play(some, [n[first:last] for n in numbers], losses)
+            self.losses[step + first : step + last, self.columns] = losses
+            self.state.step += len(some)
+            first = last
 
     def end(self, step: int, status: Status) -> None:
         for row in self.active:
@@ -111,7 +133,7 @@ class Chunk:
         """
         start, self.step = (end - 1) // LOOK_EVERY * LOOK_EVERY, end
         block = self.losses[start:end].double().cpu().numpy()
-        if start == 0:
+        if end == 1:
             self._compare()
             self.limits = np.array([divergence.limit(x) for x in block[0]])
         bad = ~(np.isfinite(block) & (block <= self.limits))
@@ -146,14 +168,22 @@ class Chunk:
         self.rates = self.rates[:, kept]
         self.places = list(self.active)
         self.columns = torch.tensor(self.active, device=self.rates.device)
-        if self.lane is not None:
-            self.gradients = self.lane.enter(self.program)
+        self._enter()
 
-    def _joined(self, batches: Mapping[int, Batch]) -> tuple[Batch, Any]:
+    def _enter(self) -> None:
+        """Go the way of the lane, if there is one, with what the places hold now."""
+        lane, shared = self.lane, len(self.streams) == 1
+        self.gradients: Captured | Compiled | Program = lane.enter(self.program) if lane else self.program
+        self.updates = (
+            Updates(self.gradients, self.rule, self.state, self.seeds, shared=shared)
+            if isinstance(self.gradients, Captured)
+            else None
+        )
+        self._known: set[Hashable] = set()  # kinds of batches that were prepared for
+
+    def _joined(self, draw: Draw) -> tuple[Batch, Any]:
         """One batch for all places, shared if all cells have one seed, and which of its leaves are stacked."""
-        if len(self.streams) == 1:
-            return batches[self.streams[0]], None
-        return stack_batches([batches[self.cells[row].seed] for row in self.places])
+        return joined(draw, self.seeds, shared=len(self.streams) == 1)
 
     def _compare(self) -> None:
         """Refuse a program that runs but computes something else than the model on its own."""

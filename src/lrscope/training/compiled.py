@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from lrscope.errors import LrscopeWarning
 from lrscope.isolation import RandomState, mode_of
 from lrscope.objective import Batch
-from lrscope.training.captured import MOST_KINDS, agree, kind_of
+from lrscope.training.captured import MOST_KINDS, agree
+from lrscope.training.feed import kind_of
 from lrscope.training.program import Program, plain_attention, reasons
 
 Gradients = Callable[..., tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]]
@@ -108,10 +109,9 @@ class Compiled:
     def __init__(self, program: Program, compiler: Compiler) -> None:
         self.program, self.compiler = program, compiler
 
-    def prepare(self, step: int, batches: Sequence[tuple[Batch, Any]]) -> None:  # noqa: ARG002
-        """Compile for ``batches``, which come next."""
-        for batch, dims in batches:
-            self.compiler.of(self.program, batch, dims)
+    def prepare(self, step: int, batch: Batch, dims: Any) -> None:  # noqa: ARG002
+        """Compile for batches like this one."""
+        self.compiler.of(self.program, batch, dims)
 
     def gradients(self, batch: Batch, dims: Any) -> tuple[Tensor, Tensor]:
         """As :meth:`Program.gradients`."""

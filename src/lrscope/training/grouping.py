@@ -1,19 +1,17 @@
-"""Which cells share one program of replicas, and the batches it is fed."""
+"""Which cells share one program of replicas."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from lrscope.isolation import isolated_rng, mode_of
-from lrscope.objective import Batch
-from lrscope.tasks import BatchStream, Task
+from lrscope.tasks import Task
 from lrscope.training.cell import Cell
-from lrscope.training.program import CannotBatch, Program, Traits, stack_batches
+from lrscope.training.feed import Feed
+from lrscope.training.program import CannotBatch, Program, Traits
 
 
 def default_chunk(theta: Tensor, kept: int = 0, *, captured: bool = False) -> int:
@@ -61,28 +59,3 @@ def chunks(cells: Sequence[Cell], size: int, *, by_seed: bool) -> Iterator[list[
         count = -(-len(group) // size)
         for part in np.array_split(np.asarray(group), count):
             yield part.tolist()
-
-
-@dataclass
-class Feed:
-    """Batches for the replicas that still run, by their seeds."""
-
-    task: Task
-    streams: dict[int, BatchStream]
-
-    @classmethod
-    def of(cls, task: Task, seeds: Iterable[int]) -> Feed:
-        return cls(task, {seed: BatchStream(task.train, seed) for seed in seeds})
-
-    def block(self, count: int, seeds: Iterable[int]) -> Iterator[dict[int, Batch]]:
-        """The next ``count`` batches of each of ``seeds``, made when they are asked for."""
-        wanted = list(dict.fromkeys(seeds))
-        for _ in range(count):
-            yield {seed: self.task.to_device(next(self.streams[seed])) for seed in wanted}
-
-    def next(self, seeds: Sequence[int]) -> tuple[Batch, Any]:
-        """One batch for all of ``seeds``, shared if there is one stream, and which of its leaves are stacked."""
-        (batches,) = self.block(1, seeds)
-        if len(self.streams) == 1:
-            return batches[seeds[0]], None
-        return stack_batches([batches[seed] for seed in seeds])

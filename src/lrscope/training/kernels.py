@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +13,34 @@ from torch.utils import _pytree as pytree
 
 _aten = torch.ops.aten
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+@dataclass(frozen=True)
+class Given:
+    """Stands for a tensor that each step is given anew."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation on tensors that stay where they are, or are given.
+
+    Attributes:
+        op: What is called.
+        args, kwargs: With what, the memory it writes into among them.
+        copied: Results without such memory, by their place, and where they are copied to.
+    """
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    copied: tuple[tuple[int, Tensor], ...] = ()
+
+    @classmethod
+    def copy(cls, target: Tensor | Given, source: Tensor | Given) -> Call:
+        return cls(_aten.copy_.default, (target, source))
+
+
 Variant = tuple[Any, list[str], set[str]]
 """An overload that writes into given tensors, the names of these, and arguments it does not take."""
 
@@ -57,45 +85,32 @@ def gives(variant: Variant, args: Any, kwargs: Any, results: list[Tensor], outs:
     return same and where == [(t.data_ptr(), t.shape, t.stride()) for t in trial]
 
 
-def copying(op: Any, places: list[int], outs: list[Tensor]) -> Callable[..., None]:
-    def run(*args: Any, **kwargs: Any) -> None:
-        results = tensors(op(*args, **kwargs))
-        for place, out in zip(places, outs, strict=True):
-            out.copy_(results[place])
-
-    return run
+def _zeros(out: Tensor, *_: Any, **__: Any) -> list[Call]:
+    return [Call(_aten.zero_.default, (out,))]
 
 
-def _zeros(out: Tensor, *_: Any, **__: Any) -> Call:
-    return out.zero_, (), {}
+def _copy(out: Tensor, source: Tensor, *_: Any, **__: Any) -> list[Call]:
+    return [Call.copy(out, source)]
 
 
-def _copy(out: Tensor, source: Tensor, *_: Any, **__: Any) -> Call:
-    return out.copy_, (source,), {}
+def _scale(out: Tensor, source: Tensor, factor: Any) -> list[Call]:
+    # Not the variant of that name: torch generated it, and it makes a tensor of its own first.
+    wide = torch.promote_types(out.dtype, torch.float32) if out.is_floating_point() else out.dtype
+    return [Call(_aten.mul.out, (source, torch.tensor(factor, dtype=wide, device=out.device)), {"out": out})]
 
 
-def _scale(out: Tensor, source: Tensor, factor: Any) -> Call:
-    return torch.mul, (source, factor), {"out": out}
-
-
-def _pad(out: Tensor, source: Tensor, widths: Sequence[int], value: float = 0.0) -> Call:
+def _pad(out: Tensor, source: Tensor, widths: Sequence[int], value: float = 0.0) -> list[Call]:
     inner, part = out, source
     for i in range(0, len(widths), 2):
         dim = out.ndim - 1 - i // 2
         before, after = widths[i], widths[i + 1]  # negative: cut off, as in the gradient of padding
         part = part.narrow(dim, max(0, -before), source.shape[dim] + min(0, before) + min(0, after))
         inner = inner.narrow(dim, max(0, before), part.shape[dim])
-    if inner.shape == out.shape:
-        return out.copy_, (part,), {}
-
-    def run() -> None:
-        out.fill_(value)
-        inner.copy_(part)
-
-    return run, (), {}
+    filled = [] if inner.shape == out.shape else [Call(_aten.fill_.Scalar, (out, value))]
+    return [*filled, Call.copy(inner, part)]
 
 
-WRITERS: dict[Any, Callable[..., Call]] = {
+WRITERS: dict[Any, Callable[..., list[Call]]] = {
     _aten.clone.default: _copy,
     _aten._to_copy.default: _copy,
     _aten.new_zeros.default: _zeros,

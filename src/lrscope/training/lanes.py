@@ -16,10 +16,14 @@ from lrscope.training.program import Traits
 def lanes_for(task: Task, traits: Traits, num_cells: int, asked: int | None = None) -> int:
     """Chunks of a captured program that may train at the same time."""
     # Other threads must draw no random numbers, since generators are global, and need their batches ahead.
-    ahead = isinstance(task.train, (Batches, DataLoader, list, tuple))
-    if traits.draws or not ahead or traits.grad.device.type != "cpu":
+    if traits.draws or not keeps(task) or traits.grad.device.type != "cpu":
         return 1
     return max(1, min(asked or torch.get_num_threads(), num_cells))
+
+
+def keeps(task: Task) -> bool:
+    """Whether a batch stays what it is when the next one is drawn; other loaders may fill the same memory again."""
+    return isinstance(task.train, (Batches, DataLoader, list, tuple))
 
 
 @contextmanager

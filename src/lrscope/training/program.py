@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from lrscope.errors import MeasurementError, TaskError
 from lrscope.isolation import isolated_rng, mode_of
@@ -209,35 +208,6 @@ def reasons() -> Iterator[None]:
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise CannotBatch(f"{type(error).__name__}: {first}") from error
-
-
-def stack_batches(batches: Sequence[Batch]) -> tuple[Batch, Any]:
-    """One batch with a leading replica dimension, and which of its leaves have it, for ``vmap``.
-
-    Raises:
-        CannotBatch: Structures or shapes differ.
-    """
-    flat = [pytree.tree_flatten(batch) for batch in batches]
-    leaves, spec = flat[0]
-    if any(other != spec for _, other in flat):
-        raise CannotBatch("batches of different seeds differ in structure, so they cannot be stacked")
-    stacked, dims = [], []
-    for i, leaf in enumerate(leaves):
-        column = [each[i] for each, _ in flat]
-        if isinstance(leaf, Tensor):
-            shapes = {tuple(t.shape) for t in column}
-            if len(shapes) > 1:
-                raise CannotBatch(
-                    f"batches of different seeds have shapes {sorted(shapes)}, so they cannot be stacked"
-                )
-            stacked.append(torch.stack(column))
-            dims.append(0)
-        elif isinstance(leaf, (int, float, str, bool, type(None))) and all(x == leaf for x in column):
-            stacked.append(leaf)
-            dims.append(None)
-        else:
-            raise CannotBatch(f"batches hold a {type(leaf).__name__}, which cannot be stacked over seeds")
-    return pytree.tree_unflatten(stacked, spec), pytree.tree_unflatten(dims, spec)
 
 
 def _layout(model: nn.Module) -> ParamLayout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
@@ -19,7 +19,8 @@ from lrscope.training.captured import Drifted, Graphs, Lane
 from lrscope.training.cell import Cell
 from lrscope.training.chunk import LOOK_EVERY, Chunk
 from lrscope.training.compiled import Compiler
-from lrscope.training.grouping import Feed, chunks, default_chunk, seeds_mix
+from lrscope.training.feed import Draw, Feed
+from lrscope.training.grouping import chunks, default_chunk, seeds_mix
 from lrscope.training.lanes import lanes_for, workers
 from lrscope.training.precision import MatmulPrecision
 from lrscope.training.program import examine
@@ -195,7 +196,12 @@ def _train_together(
     at_start: Look | None,
 ) -> None:
     feed, steps = Feed.of(group[0].task, {seed for c in group for seed in c.streams}), group[0].steps
-    for start in range(0, steps, LOOK_EVERY):
+
+    def drawn(start: int, end: int) -> Iterator[Draw]:
+        return feed.block(end - start, [seed for chunk in group if chunk.active for seed in chunk.seeds])
+
+    ahead: list[Draw] = []
+    for start, end in _blocks(steps):
         if should_stop is not None and should_stop():
             for chunk in group:
                 chunk.end(start, "interrupted")
@@ -204,22 +210,34 @@ def _train_together(
         if start == 0 and at_start is not None:
             for chunk in running:
                 chunk.start(at_start)
-        end = min(start + LOOK_EVERY, steps)
-        batches = feed.block(end - start, [seed for chunk in running for seed in chunk.seeds])
         if pool is None:
-            first = next(batches)
+            draws = drawn(start, end)
+            first = next(draws)
             running[0].prepare(start, [first])
-            running[0].advance(start, chain([first], batches))
+            running[0].advance(start, chain([first], draws))
         else:
-            block = list(batches)
+            draws = ahead or list(drawn(start, end))
             for chunk in running:
-                chunk.prepare(start, block)
-            for future in [pool.submit(chunk.advance, start, block) for chunk in running]:
+                chunk.prepare(start, draws)
+            futures = [pool.submit(chunk.advance, start, draws) for chunk in running]
+            ahead = list(drawn(end, _end(end, steps)))  # while the lanes are busy
+            for future in futures:
                 future.result()
         for chunk in running:
             chunk.look(end)
-        progress(sum(chunk.updates for chunk in wave))
+        progress(sum(chunk.done for chunk in wave))
         if not any(chunk.active for chunk in group):
             return
     for chunk in group:
         chunk.end(steps, "finished")
+
+
+def _blocks(steps: int) -> Iterator[tuple[int, int]]:
+    """Between looks: the first update alone, since it shows what a rule remembers, then to the next full ten."""
+    start = 0
+    while start < steps:
+        yield start, (start := _end(start, steps))
+
+
+def _end(start: int, steps: int) -> int:
+    return min(steps, start // LOOK_EVERY * LOOK_EVERY + LOOK_EVERY if start else 1)

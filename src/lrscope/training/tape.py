@@ -16,7 +16,8 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from lrscope.training.kernels import WRITERS, Call, Unplayable, copying, gives, out_variants, tensors
+from lrscope.training.kernels import WRITERS, Call, Unplayable, gives, out_variants, tensors
+from lrscope.training.players import player
 
 
 class Tape:
@@ -29,8 +30,9 @@ class Tape:
             ``(N, P)`` tensor for an output that is a concatenation along the second dimension.
 
     Attributes:
-        outputs: Where the results lie after :meth:`play`, until the next one.
-        num_calls: Kernels a step calls.
+        play: Makes the calls: one step from what lies in ``inputs`` now, for each of the (empty) lists it is given.
+        outputs: Where the results lie after a step, until the next one.
+        calls: What a step is made of.
         num_bytes: Memory for intermediate results.
 
     Raises:
@@ -39,17 +41,11 @@ class Tape:
 
     def __init__(self, graph: fx.GraphModule, inputs: Sequence[Tensor], placed: dict[int, Tensor]) -> None:
         plan = _Plan(graph, inputs)
-        self._calls: list[Call] = []
+        self.calls: list[Call] = []
         self.inputs = inputs
-        self.outputs = plan.write(self._calls, placed)
-        self.num_calls, self.num_bytes = len(self._calls), plan.num_bytes
-
-    @torch.no_grad()
-    def play(self) -> None:
-        """One step from what lies in ``inputs`` now."""
-        with torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated
-            for function, args, kwargs in self._calls:
-                function(*args, **kwargs)
+        self.outputs = plan.write(self.calls, placed)
+        self.num_bytes = plan.num_bytes
+        self.play = player(self.calls)
 
 
 class _Plan:
@@ -91,10 +87,10 @@ class _Plan:
             else:
                 outs = self._memory(i, node, slots)
                 self.values[node] = self._results(node, outs)
-                calls.append(self._call(node, args, kwargs, outs))
+                calls += self._calls(node, args, kwargs, outs)
                 self._release(i, self.bases[node])
             self._release(i, {b for m in node.all_input_nodes for b in self.bases[m]})
-        calls += [(out.copy_, (self.values[node],), {}) for node, out in copies]
+        calls += [Call.copy(out, self.values[node]) for node, out in copies]
         return [placed.get(place, self.values.get(node)) for place, node in enumerate(outputs)]  # pyright: ignore
 
     def _slots(
@@ -168,13 +164,13 @@ class _Plan:
                 found.append(next(fresh))
         return tuple(found) if isinstance(seen, (tuple, list)) else found[0]
 
-    def _call(self, node: fx.Node, args: Any, kwargs: Any, outs: list[Tensor]) -> Call:
+    def _calls(self, node: fx.Node, args: Any, kwargs: Any, outs: list[Tensor]) -> list[Call]:
         """The operation writing into ``outs``: by a variant of its own where there is one, else by a copy."""
         op: Any = node.target
         if not isinstance(op, torch._ops.OpOverload):
             raise Unplayable(f"{op} is no operation on tensors")
         if mutates(node) and not outs:
-            return op._op, args, kwargs
+            return [Call(op, args, kwargs)]
         if op in WRITERS and len(outs) == 1:
             return WRITERS[op](outs[0], *args, **kwargs)
         if not mutates(node) and not is_random(node):
@@ -183,9 +179,9 @@ class _Plan:
                 if gives(variant, seen_args, seen_kwargs, tensors(self.seen[node]), outs):
                     writes, names, dropped = variant
                     kept = {k: v for k, v in kwargs.items() if k not in dropped}
-                    return writes._op, args, kept | dict(zip(names, outs, strict=True))
+                    return [Call(writes, args, kept | dict(zip(names, outs, strict=True)))]
         places = [i for i, t in enumerate(tensors(self.seen[node])) if _base(t) in self.buffers or not mutates(node)]
-        return copying(op, places, outs), args, kwargs
+        return [Call(op, args, kwargs, tuple(zip(places, outs, strict=True)))]
 
     def _may_hold(self, i: int, used: fx.Node, result: Tensor) -> bool:
         """Whether a pointwise result may overwrite the value of ``used``, which nobody reads after step ``i``."""

@@ -12,7 +12,7 @@ from lrscope.isolation import mode_of
 from lrscope.schedules import Constant, Linear
 from lrscope.training import Cell, choice, chunk, replicas, run_cells
 from lrscope.training.captured import Captured, Drifted, Graphs, Lane
-from lrscope.training.grouping import Feed
+from lrscope.training.feed import Feed
 from lrscope.training.program import Program, examine
 
 
@@ -164,10 +164,10 @@ def test_a_tape_that_lies_is_noticed():
     task = TASKS["tuple"](dtype=torch.float64)
     captured, batch, dims = record(task)
     with mode_of(captured.program.model, training=True):
-        captured.prepare(0, [(batch, dims)])
+        captured.prepare(0, batch, dims)
         captured.program.loss_fn.loss_fn = lambda model, batch: 1.01 * cross_entropy(model, batch)
         with pytest.raises(Drifted):
-            captured.prepare(10, [(batch, dims)])
+            captured.prepare(10, batch, dims)
 
 
 def test_what_cannot_be_traced_runs_plainly():

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from lrscope.schedules import Constant
 from lrscope.training import CannotBatch, Cell
+from lrscope.training.feed import stack_batches
 from lrscope.training.grouping import chunks, default_chunk
-from lrscope.training.program import stack_batches
 
 
 @given(seeds=st.lists(st.integers(0, 3), min_size=1, max_size=40), size=st.integers(1, 9), by_seed=st.booleans())

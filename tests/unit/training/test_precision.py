@@ -10,7 +10,7 @@ from lrscope.tasks import Batches, Task
 from lrscope.tasks.models import MLP
 from lrscope.training import Cell, precision, replicas, run_cells
 from lrscope.training.captured import Captured, Drifted, Graphs, agree
-from lrscope.training.grouping import Feed
+from lrscope.training.feed import Feed
 from lrscope.training.program import Program, examine
 
 LEVELS = ["highest", "high", "medium"]
@@ -122,7 +122,7 @@ def test_a_captured_program_agrees_with_the_plain_one_under_the_same_precision(l
         captured = Captured(program, Graphs())
         batch, dims = Feed.of(task, seeds).next(seeds)
         with mode_of(program.model, training=True):
-            captured.prepare(0, [(batch, dims)])
+            captured.prepare(0, batch, dims)
             assert captured.tape(batch, dims) is not None
             program.loss_fn.loss_fn = lambda model, batch: 1.1 * cross_entropy(model, batch)
             with pytest.raises(Drifted):

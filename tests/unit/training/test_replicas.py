@@ -302,7 +302,7 @@ def test_a_stop_returns_what_there_is(engine):
 
     runs = run_cells(TASKS["tuple"](), "sgd", cells(), 40, engine=engine, chunk=2, should_stop=stop)
     assert [r.status for r in runs] == ["interrupted"] * 4
-    assert runs[0].steps_done == runs[0].cost.updates == (20 if engine == "replicas" else 2)
+    assert runs[0].steps_done == runs[0].cost.updates == (10 if engine == "replicas" else 2)
     assert runs[-1].steps_done == 0
     assert runs[0].events[0].kind == "interrupted"
 

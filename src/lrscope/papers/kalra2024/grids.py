@@ -16,7 +16,7 @@ from lrscope.optimizers import FunctionalOptimizer, OptimizerSpec
 from lrscope.schedules import Cosine, Linear, Schedule
 from lrscope.tasks import BatchStream, Task
 from lrscope.training.evaluate import weighted_means
-from lrscope.training.grouping import Feed
+from lrscope.training.feed import Feed
 from lrscope.training.program import Program, examine
 
 PEAKS = tuple(1e-3 * 2**x for x in range(2, 12))
