@@ -39,13 +39,14 @@ from lrscope.training.choice import choose
 
 RESULTS = Path(__file__).parent / "results" / "replicas.json"
 EXAMPLES, VOCAB, LENGTH = 1024, 97, 64
-# model, optimizer, batch size, run-steps in a turn (about half a second of the bare loop on one core)
+# model, optimizer, batch size, steps in a turn: a program that is played compares a step with the plain one at 10, 100,
+# ..., which in a turn of few steps would be more of its time than it is in a run
 POINTS: dict[str, tuple[Callable[[], nn.Module], str, int, int]] = {
-    "MLP 5k": (lambda: MLP(64, 10, width=42, activation="tanh"), "sgd", 128, 6400),
-    "MLP 85k": (lambda: MLP(64, 10, width=256, activation="tanh"), "sgd", 128, 960),
-    "CNN 22k": (lambda: CNN(1, 10, width=32, cells=2, norm="none", activation="tanh"), "sgd", 128, 480),
-    "CNN 22k, GroupNorm": (lambda: CNN(1, 10, width=32, cells=2), "sgd", 128, 320),
-    "GPT 56k": (lambda: GPT(VOCAB, context=LENGTH, width=32, depth=4, heads=2), "adamw", 16, 48),
+    "MLP 5k": (lambda: MLP(64, 10, width=42, activation="tanh"), "sgd", 128, 300),
+    "MLP 85k": (lambda: MLP(64, 10, width=256, activation="tanh"), "sgd", 128, 100),
+    "CNN 22k": (lambda: CNN(1, 10, width=32, cells=2, norm="none", activation="tanh"), "sgd", 128, 50),
+    "CNN 22k, GroupNorm": (lambda: CNN(1, 10, width=32, cells=2), "sgd", 128, 50),
+    "GPT 56k": (lambda: GPT(VOCAB, context=LENGTH, width=32, depth=4, heads=2), "adamw", 16, 30),
 }
 
 
@@ -108,11 +109,10 @@ def bare_loop(task: Task, optimizer: str, n: int, steps: int) -> None:
 
 
 def measure(name: str, n: int, asked: argparse.Namespace) -> dict[str, Any]:
-    _, optimizer, _, budget = POINTS[name]
+    _, optimizer, _, steps = POINTS[name]
     task = task_of(name, asked.device)
-    # The loop's rate does not depend on n, so a few runs of it are enough.
-    few = min(n, 4)
-    steps, loop_steps = max(6, budget // n), max(10, budget // (2 * few))
+    steps = steps * max(1, 64 // n)
+    few, loop_steps = 4, 5 * POINTS[name][3]  # the loop's rate does not depend on n, so a few runs of it are enough
     cells = [Cell(Constant(1e-3 * (i + 1) / n)) for i in range(n)]
 
     def batched(**how: Any) -> Callable[[int], Any]:
@@ -132,7 +132,7 @@ def measure(name: str, n: int, asked: argparse.Namespace) -> dict[str, Any]:
     if asked.jax is not None and not name.endswith("GroupNorm") and not (slow and n > 16):
         import replicas_jax
 
-        ways["jax"] = (replicas_jax.trainer(name, n, asked.jax), n, 4 if slow else steps)
+        ways["jax"] = (replicas_jax.trainer(name, n, asked.jax), n, 6 if slow else steps)
     best = dict.fromkeys(ways, 0.0)
     once: dict[str, float] = {}
     for _ in range(asked.repeats):

@@ -16,7 +16,7 @@ from lrscope.sweeps.outcome import failure_of, record_of
 from lrscope.sweeps.source import Source
 from lrscope.sweeps.store import Row, Store
 from lrscope.training import CannotBatch, run_cells
-from lrscope.training.choice import threads as using_threads
+from lrscope.training.lanes import threads as using_threads
 
 Within = Literal["auto", "serial", "replicas"]
 Record = dict[str, Any]

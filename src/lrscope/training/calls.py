@@ -46,7 +46,7 @@ def _conv2d(
     )
     kh, kw = weight.shape[2:]
     # Channels last: then a patch is copied in runs of C numbers.
-    x = F.pad(input.permute(0, 2, 3, 1), (0, 0, px, px, py, py))
+    x = F.pad(_ChannelsLast.apply(input), (0, 0, px, px, py, py))
     height = (x.shape[1] - dy * (kh - 1) - 1) // sy + 1
     width = (x.shape[2] - dx * (kw - 1) - 1) // sx + 1
     taps = tuple(
@@ -58,6 +58,27 @@ def _conv2d(
     if bias is not None:
         out = out + bias
     return out.unflatten(0, (x.shape[0], height, width)).permute(0, 3, 1, 2).contiguous()
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """``(B, C, H, W)`` as ``(B, H, W, C)``, whose gradient comes back laid out as the input is.
+
+    Otherwise whatever lies before the convolution would combine tensors of two layouts, at a fifth of the speed.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        return grads[0].permute(0, 3, 1, 2).contiguous()
 
 
 def _pair(value: Any) -> Any:
@@ -121,7 +142,8 @@ class _GroupNorm(torch.autograd.Function):
         rstd = (centred.square().mean(2, keepdim=True) + eps).rsqrt()  # (B, G, 1)
         rstd = rstd.expand(*rstd.shape[:2], x.shape[1] // groups).flatten(1)[..., None]  # (B, C, 1)
         centred = centred.view(x.shape)
-        return torch.addcmul(bias[:, None], centred, rstd * weight[:, None]), centred, rstd
+        # Not torch.addcmul, which is slow where what it adds to is broadcast.
+        return centred * (rstd * weight[:, None]) + bias[:, None], centred, rstd
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -140,7 +162,7 @@ class _GroupNorm(torch.autograd.Function):
             means = (sums * weight[:, None]).unflatten(1, (ctx.groups, each)).sum(2) / (each * centred.shape[2])
             return means.expand(*means.shape[:2], each).flatten(1)[..., None]
 
-        rest = torch.addcmul(-rstd * over_group(alone), centred, rstd * rstd * over_group(with_normed), value=-1)
+        rest = centred * (-rstd * rstd * over_group(with_normed)) - rstd * over_group(alone)
         inputs = torch.addcmul(rest, grad, rstd * weight[:, None])
         return inputs, with_normed.sum((0, 2)), alone.sum((0, 2)), None, None
 

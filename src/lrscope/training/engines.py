@@ -11,7 +11,8 @@ from lrscope.records import Cost, Run
 from lrscope.tasks import Task
 from lrscope.training import precision, recording
 from lrscope.training.cell import Cell
-from lrscope.training.choice import choose, threads
+from lrscope.training.choice import choose
+from lrscope.training.lanes import threads
 from lrscope.training.precision import MatmulPrecision
 from lrscope.training.program import CannotBatch
 from lrscope.training.recording import Look, OnProgress, OnRun, ShouldStop
@@ -103,7 +104,7 @@ def _fastest(
     with threads(choice.threads):
         if choice.engine == "replicas":
             try:
-                how = {"chunk": chunk, "captured": choice.captured, "matmul_precision": matmul_precision}
+                how = {"chunk": choice.chunk, "captured": choice.captured, "matmul_precision": matmul_precision}
                 return [noted(run) for run in replicas(task, spec, cells, steps, **how, **options)]
             except CannotBatch as error:  # a later batch did what the first did not
                 choice = replace(choice, engine="serial", note=f"replicas gave up: {error}")

@@ -38,3 +38,16 @@ def workers(number: int) -> Iterator[ThreadPoolExecutor | None]:
             yield pool
         finally:
             torch.set_num_threads(before)  # in parts it holds for the process, whichever thread says so
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Let torch compute on ``number`` threads for a block; ``None`` changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        yield
+    finally:
+        if number is not None:
+            torch.set_num_threads(before)

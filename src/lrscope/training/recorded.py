@@ -36,15 +36,14 @@ class _Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
         self._given = given
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, schema = kwargs or {}, func._schema
         said, named = pytree.tree_map(lambda x: self._given.get(id(x), x), (args, kwargs))
         if schema.is_mutable:
             self.calls.append(Call(func, said, named))
-            names = [a.name for a in schema.arguments if a.is_write]
             filled = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **kwargs}
-            written = tuple(filled[name] for name in names)
-            return written if len(written) > 1 else written[0]
+            written = [filled[a.name] for a in schema.arguments if a.is_write]
+            return tuple(written) if len(written) > 1 else written[0]
         results = func(*args, **kwargs)
         if all(r.alias_info is None for r in schema.returns):
             self.calls.append(Call(func, said, named, tuple(enumerate(tensors(results)))))

@@ -32,8 +32,9 @@ def test_large_models_get_small_chunks():
 def test_what_the_forward_pass_keeps_makes_chunks_smaller():
     theta = torch.empty(1_000)
     assert default_chunk(theta, kept=10**6) == 8
-    assert default_chunk(theta, kept=10**6, captured=True) == 2
+    assert default_chunk(theta, kept=10**6, captured=True) == 4
     assert default_chunk(theta, kept=10**8, captured=True) == 1
+    assert default_chunk(torch.empty(100_000), kept=300_000, captured=True) == 8
     assert default_chunk(theta, kept=10**8) == 4
     assert default_chunk(torch.empty(1_000, device="meta"), kept=10**8) == 21
     assert default_chunk(torch.empty(1_000, device="meta"), kept=10**10) == 1

@@ -126,7 +126,7 @@ def test_a_captured_program_agrees_with_the_plain_one_under_the_same_precision(l
             assert captured.tape(batch, dims) is not None
             program.loss_fn.loss_fn = lambda model, batch: 1.1 * cross_entropy(model, batch)
             with pytest.raises(Drifted):
-                captured.prepare(10, [(batch, dims)])
+                captured.prepare(10, batch, dims)
 
 
 def test_medium_changes_numbers_where_the_processor_has_it_and_engines_still_agree():

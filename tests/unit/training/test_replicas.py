@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import random
 import warnings
 
@@ -16,8 +17,9 @@ from lrscope.errors import TaskError
 from lrscope.records import Cost
 from lrscope.schedules import Constant, Linear
 from lrscope.tasks import Task
-from lrscope.training import CannotBatch, Cell, engines, replicas, run_cells
-from lrscope.training.choice import Choice, threads
+from lrscope.training import CannotBatch, Cell, choice, engines, replicas, run_cells
+from lrscope.training.choice import Choice
+from lrscope.training.lanes import threads
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -319,6 +321,24 @@ def test_auto_measures_once_and_says_what_it_found():
     assert sum(r.cost.gradients for r in first) > 20
     (alone,) = run_cells(task, "sgd", cells()[:1], 5)
     assert (alone.config["engine"], alone.cost.gradients) == ("serial", 5)
+
+
+@pytest.mark.parametrize(
+    ("fastest", "tried", "best"),
+    [(4, [4, 8, 2], 4), (16, [4, 8, 16, 32], 16), (32, [4, 8, 16, 32], 32), (1, [4, 8, 2, 1], 1)],
+)
+def test_sizes_of_chunks_are_compared_where_the_work_is_long(fastest, tried, best):
+    asked = []
+
+    def seconds(size):
+        asked.append(size)
+        return 1e-3 * (1 + abs(math.log2(size / fastest)))
+
+    assert choice._fitting(seconds, 4, 32, 10**6) == (best, 1e-3)
+    assert asked == tried
+    asked.clear()
+    assert choice._fitting(seconds, 4, 32, 1_000)[0] == 4
+    assert asked == [4]
 
 
 def test_auto_puts_the_number_of_threads_back():
