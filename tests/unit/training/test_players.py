@@ -159,6 +159,9 @@ def test_a_view_of_what_changes_cannot_be_recorded():
         recorded(lambda x: memory.add_(x.t()), [torch.ones(3, 2)])
 
 
+GRAPHS = Graphs()  # traced once for all examples
+
+
 @settings(max_examples=30, deadline=None)
 @given(parts=st.lists(st.integers(1, 4), min_size=1, max_size=4), several=st.booleans())
 def test_blocks_of_any_size_are_single_updates(parts, several):
@@ -171,7 +174,7 @@ def test_blocks_of_any_size_are_single_updates(parts, several):
     for sizes in (parts, [1] * sum(parts)):
         program = Program(task, seeds, examine(task, 0, task.batches(1)[0]))
         rule = FunctionalOptimizer(OptimizerSpec.parse("adamw"))
-        state, captured = rule.init(program.theta), Captured(program, Graphs())
+        state, captured = rule.init(program.theta), Captured(program, GRAPHS)
         feed = Feed.of(task, seeds)
         losses = torch.zeros(steps - 1, 3, dtype=torch.float64)
         with mode_of(program.model, training=True):

@@ -114,6 +114,11 @@ def test_what_is_allowed_lies_between_what_rounding_does_and_what_a_wrong_progra
         assert allowed / 100 < off < allowed
 
 
+def _has_gaps(factor, theta):
+    mine = factor.untyped_storage().data_ptr() == theta.untyped_storage().data_ptr()
+    return mine and not (factor.is_contiguous() or factor.transpose(1, 2).is_contiguous())
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_captured_program_agrees_with_the_plain_one_under_the_same_precision(level):
     task, seeds = wide(), (0, 0, 1)
@@ -123,7 +128,11 @@ def test_a_captured_program_agrees_with_the_plain_one_under_the_same_precision(l
         batch, dims = Feed.of(task, seeds).next(seeds)
         with mode_of(program.model, training=True):
             captured.prepare(0, batch, dims)
-            assert captured.tape(batch, dims) is not None
+            tape = captured.tape(batch, dims)
+            assert tape is not None
+            # In less precision torch multiplies faster, but only by matrices without gaps between them.
+            gaps = [t for c in tape.calls if "bmm" in str(c.op) for t in c.args if _has_gaps(t, program.theta)]
+            assert bool(gaps) == (level == "highest")
             program.loss_fn.loss_fn = lambda model, batch: 1.1 * cross_entropy(model, batch)
             with pytest.raises(Drifted):
                 captured.prepare(10, batch, dims)
