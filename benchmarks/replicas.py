@@ -1,12 +1,13 @@
 """Run-steps per second of batched replicas: against one run after the other, against JAX, and against arithmetic.
 
-    python benchmarks/replicas.py                        # about four minutes; writes benchmarks/results/replicas.json
+    python benchmarks/replicas.py                        # half an hour; writes benchmarks/results/replicas.json
     python benchmarks/replicas.py --jax PATH             # also jit(vmap(scan)); PATH holds jax, or is "installed"
     python benchmarks/replicas.py --only "MLP 5k" --n 16 --threads 1
     python benchmarks/replicas.py --device cuda --n 64 1024
 
 All engines train the same model on the same batches with the same optimizer, and take turns; the best turn of each
-counts, since a shared machine only ever adds time. The bare loop is torch.optim with nothing around it. Tracing and
+counts, since a shared machine only ever adds time. The bare loop is torch.optim with nothing around it; ratios are to
+the better of it on all threads and on one, which often suits small models. Tracing and
 compiling come once for any number of steps: they stand in columns of their own, not in the rates. The floor is the
 time that the matrix products alone would take at this machine's best rate for a product of 1024 x 1024, on all
 threads.
@@ -36,6 +37,7 @@ from lrscope.tasks import Batches, Task
 from lrscope.tasks.models import CNN, GPT, MLP
 from lrscope.training import Cell, replicas, run_cells
 from lrscope.training.choice import choose
+from lrscope.training.lanes import threads
 
 RESULTS = Path(__file__).parent / "results" / "replicas.json"
 EXAMPLES, VOCAB, LENGTH = 1024, 97, 64
@@ -90,6 +92,15 @@ def rate(run: Callable[[int], Any], n: int, steps: int, asked: argparse.Namespac
     return n * (steps - 2) / between, seconds[0]
 
 
+def compiled(run: Callable[[int], Any], n: int, steps: int) -> tuple[float, float]:
+    """Run-steps per second without the seconds of compiling, which come second."""
+    started = time.perf_counter()
+    note = run(steps)[0].config["compile"]
+    seconds = time.perf_counter() - started
+    making = float(note.removeprefix("compiled in ").removesuffix(" s"))  # anything else: it was not compiled
+    return n * steps / (seconds - making), making
+
+
 def bare_loop(task: Task, optimizer: str, n: int, steps: int) -> None:
     """What everybody writes, for ``n`` learning rates."""
     spec = OptimizerSpec.parse(optimizer)
@@ -121,13 +132,19 @@ def measure(name: str, n: int, asked: argparse.Namespace) -> dict[str, Any]:
     def one_by_one(count: int) -> Any:
         return run_cells(task, optimizer, cells[:few], count, engine="serial", evaluate=False, record_every=count)
 
+    def on_one_thread(count: int) -> None:
+        with threads(1):
+            bare_loop(task, optimizer, few, count)
+
     ways: dict[str, tuple[Callable[[int], Any], int, int]] = {
         "bare loop": (lambda count: bare_loop(task, optimizer, few, count), few, loop_steps),
+        "on one thread": (on_one_thread, few, loop_steps),
         "serial": (one_by_one, few, loop_steps),
         "plain": (batched(captured=False), n, steps),
     }
     if asked.device == "cpu":
         ways["captured"] = (batched(captured=True), n, steps)
+    ways["medium"] = (batched(matmul_precision="medium"), n, steps)  # changes numbers: never counted as the best
     slow = name.startswith("CNN")  # grouped convolutions, which XLA does not do well on a CPU
     if asked.jax is not None and not name.endswith("GroupNorm") and not (slow and n > 16):
         import replicas_jax
@@ -139,6 +156,8 @@ def measure(name: str, n: int, asked: argparse.Namespace) -> dict[str, Any]:
         for way, (run, runs, count) in ways.items():
             found, start = rate(run, runs, count, asked)
             best[way], once[way] = max(best[way], found), min(once.get(way, start), start)
+    if asked.compiled:
+        best["compiled"], once["compiled"] = compiled(batched(compile=True), n, steps)
     row: dict[str, Any] = {"point": name, "n": n, "steps": steps, "optimizer": optimizer, "rates": best, "once": once}
     if asked.device == "cpu":
         choice = choose(task, OptimizerSpec.parse(optimizer), cells, steps=100_000)
@@ -167,15 +186,16 @@ def peak(asked: argparse.Namespace) -> float:
 
 def printed(row: dict[str, Any], best_flops: float) -> str:
     rates, floor = row["rates"], best_flops / row["flops"]
-    top = max(v for k, v in rates.items() if k not in ("bare loop", "jax"))
+    loop = max(rates["bare loop"], rates["on one thread"])
+    top = max(v for k, v in rates.items() if k in ("serial", "plain", "captured"))
 
     def shown(way: str) -> str:
         return f"{rates[way]:,.0f}" if way in rates else "-"
 
     over_jax = f"{top / rates['jax']:.2f}" if "jax" in rates else "-"
     return (
-        f"| {row['point']} | {row['n']} | {shown('bare loop')} | {shown('serial')} | {shown('plain')} | "
-        f"{shown('captured')} | {shown('jax')} | {row.get('auto', '-')} | {top / rates['bare loop']:.2f} | {over_jax} | "
+        f"| {row['point']} | {row['n']} | {shown('bare loop')} | {shown('on one thread')} | {shown('serial')} | {shown('plain')} | "
+        f"{shown('captured')} | {shown('medium')} | {shown('compiled')} | {shown('jax')} | {row.get('auto', '-')} | {top / loop:.2f} | {over_jax} | "
         f"{floor:,.0f} | {top / floor:.0%} |"
     )
 
@@ -196,6 +216,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=POINTS, default=list(POINTS), metavar="POINT")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compiled", action="store_true", help="also compile=True, which takes minutes")
     parser.add_argument("--jax", default=None, metavar="PATH", help="a folder with jax, or 'installed'")
     parser.add_argument(
         "--clock",
@@ -210,9 +231,9 @@ def main() -> None:
     best_flops = peak(asked)
     print(f"peak of a matrix product: {best_flops / 1e9:.0f} GFLOP/s\n")
     print(
-        "| model | N | bare loop | serial | plain | captured | JAX | auto | over loop | over JAX | floor | of floor |"
+        "| model | N | bare loop | on one thread | serial | plain | captured | medium | compiled | JAX | auto | over loop | over JAX | floor | of floor |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|" + "---|" * 15)
     rows = []
     for name in asked.only:
         for n in asked.n or _numbers(name, asked.device):

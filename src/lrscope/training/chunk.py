@@ -93,7 +93,7 @@ class Chunk:
         if isinstance(self.gradients, Program):
             return
         for i, draw in enumerate(draws):
-            kind = tuple(draw[seed].kind for seed in self.streams)
+            kind = tuple(draw[seed].kind for seed in dict.fromkeys(self.seeds))
             if kind not in self._known or (step in CHECKED and i == 0):
                 self._known.add(kind)
                 self.gradients.prepare(step, *self._joined(draw))

@@ -120,6 +120,19 @@ def test_diverged_replicas_leave_or_idle_and_disturb_nobody(at, few, monkeypatch
     assert [run.status for run in got].count("diverged") == 2
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_seed_whose_runs_are_all_gone_is_fed_no_more(lanes, monkeypatch):
+    monkeypatch.setattr(chunk, "FEW_LEFT", 0)
+    task = TASKS["tuple"](dtype=torch.float64)
+    huge = dataclasses.replace(
+        task, loss_fn=lambda m, b: cross_entropy(m, b) + sum(p.square().sum() for p in m.parameters())
+    )
+    todo = [Cell(Constant(0.05, 8).then(1e9), seed=s) for s in (1, 2, 3)] + cells(seeds=(0,))
+    pair = (replicas(huge, "adamw", todo, 40, captured=c, lanes=lanes, chunk=3) for c in (True, False))
+    for a, b in zip(*pair, strict=True):
+        same(a, b)
+
+
 def test_a_model_that_counts_its_calls_is_trained_plainly():
     class Fades(nn.Module):
         """Looks the same for its first calls, so that a trace would agree with it."""
