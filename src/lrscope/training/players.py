@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -25,17 +26,11 @@ Play = Callable[[Sequence[Sequence[Tensor]]], None]
 
 
 def player(calls: Sequence[Call]) -> Play:
-    """A function that makes ``calls`` in their order, without autograd."""
+    """A function that makes ``calls`` in their order, many times."""
     try:
-        play = scripted(calls)
+        return scripted(calls)
     except (Unsaid, RuntimeError, AttributeError):  # the last: a torch without TorchScript
-        play = looped(calls)
-
-    def run(given: Sequence[Sequence[Tensor]]) -> None:
-        with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():  # nothing here is differentiated
-            play(given)
-
-    return run
+        return looped(calls)
 
 
 def looped(calls: Sequence[Call]) -> Play:
@@ -44,17 +39,24 @@ def looped(calls: Sequence[Call]) -> Play:
     bound = [(getattr(c.op, "_op", c.op), c.args, c.kwargs, c.copied, _needs_given(c)) for c in calls]
 
     def play(given: Sequence[Sequence[Tensor]]) -> None:
-        for now in given:
-            for function, args, kwargs, copied, needs in bound:
-                if needs:
-                    args, kwargs = _filled((args, kwargs), now)
-                found = function(*args, **kwargs)
-                if copied:
-                    results = tensors(found)
-                    for place, out in copied:
-                        out.copy_(results[place])
+        with _undifferentiated():
+            for now in given:
+                for function, args, kwargs, copied, needs in bound:
+                    if needs:
+                        args, kwargs = _filled((args, kwargs), now)
+                    found = function(*args, **kwargs)
+                    if copied:
+                        results = tensors(found)
+                        for place, out in copied:
+                            out.copy_(results[place])
 
     return play
+
+
+@contextmanager
+def _undifferentiated() -> Iterator[None]:
+    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+        yield
 
 
 def _needs_given(call: Call) -> bool:
@@ -79,7 +81,8 @@ def scripted(calls: Sequence[Call]) -> Play:
 
     def run(given: Sequence[Sequence[Tensor]]) -> None:
         try:
-            play(held, given)
+            with _undifferentiated():
+                play(held, given)
         except RuntimeError:
             again(given)  # which raises the kernel's own error, without the script around it
             raise

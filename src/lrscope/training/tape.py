@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from lrscope.training.kernels import WRITERS, Call, Unplayable, gives, out_variants, tensors
-from lrscope.training.players import player
+from lrscope.training.players import looped
 from lrscope.training.precision import current
 
 
@@ -46,7 +46,7 @@ class Tape:
         self.inputs = inputs
         self.outputs = plan.write(self.calls, placed)
         self.num_bytes = plan.num_bytes
-        self.play = player(self.calls)
+        self.play = looped(self.calls)  # once in a while; whole updates are played by others
 
 
 class _Plan:
