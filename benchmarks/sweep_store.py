@@ -67,7 +67,7 @@ def overhead(count: int, seconds: float, blocks: int) -> dict:
     size = count // blocks
     bare, kept, peak = [], [], []
 
-    def work(source, unit, listener, *, within, threads):  # noqa: ARG001 - stands in for run_unit
+    def work(source, unit, listener, **_):  # noqa: ARG001 - stands in for run_unit
         (cell,) = unit
         for _ in range(10):  # progress is told now and then, as a training loop does
             time.sleep(seconds / 10)
