@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lrscope.tasks import Batches, Task
+from lrscope.tasks.text import Windows
 from lrscope.training.program import Traits
 
 
@@ -23,7 +24,7 @@ def lanes_for(task: Task, traits: Traits, num_cells: int, asked: int | None = No
 
 def keeps(task: Task) -> bool:
     """Whether a batch stays what it is when the next one is drawn; other loaders may fill the same memory again."""
-    return isinstance(task.train, (Batches, DataLoader, list, tuple))
+    return isinstance(task.train, (Batches, Windows, DataLoader, list, tuple))
 
 
 @contextmanager

@@ -10,9 +10,11 @@ from torch import nn
 from cases import TASKS, cross_entropy, mlp
 from lrscope.isolation import mode_of
 from lrscope.schedules import Constant, Linear
+from lrscope.tasks import digits, topics
 from lrscope.training import Cell, choice, chunk, replicas, run_cells
 from lrscope.training.captured import Captured, Drifted, Graphs, Lane
 from lrscope.training.feed import Feed
+from lrscope.training.lanes import keeps
 from lrscope.training.program import Program, examine
 
 
@@ -225,6 +227,38 @@ def test_a_lane_keeps_its_tapes_for_programs_of_one_kind():
         for got, wanted in zip((losses, grads), plain.gradients(batch, dims), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
         assert lane.enter(programs[2]) is not first
+
+
+def test_batches_of_built_in_tasks_stay_what_they_are_and_may_be_drawn_ahead():
+    for task in (digits(), topics()):
+        assert keeps(task)
+        batches = iter(task.train)
+        first = next(batches)
+        held = [t.clone() for t in first]
+        next(batches)
+        assert all(torch.equal(a, b) for a, b in zip(first, held, strict=True))
+
+
+def test_other_loaders_are_asked_for_one_batch_at_a_time():
+    """Such as those that fill the same memory again."""
+    x, y = torch.randn(5, 4, 6, dtype=torch.float64), torch.randint(3, (5, 4))
+
+    class Refills:
+        def __iter__(self):
+            memory = torch.empty_like(x[0]), torch.empty_like(y[0])
+            for i in range(5):
+                memory[0].copy_(x[i])
+                memory[1].copy_(y[i])
+                yield memory
+
+    task = dataclasses.replace(TASKS["tuple"](dtype=torch.float64), train=Refills())
+    assert not keeps(task)
+    for a, b in both(task, "sgd", cells(), 23):
+        same(a, b)
+    serial = run_cells(task, "sgd", cells(), 23, engine="serial")
+    assert replicas(task, "sgd", cells(), 23, captured=True)[0]["loss"].value == pytest.approx(
+        serial[0]["loss"].value, rel=1e-9
+    )
 
 
 def test_auto_tries_the_captured_program_where_it_pays(monkeypatch):
