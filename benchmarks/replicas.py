@@ -92,13 +92,11 @@ def rate(run: Callable[[int], Any], n: int, steps: int, asked: argparse.Namespac
     return n * (steps - 2) / between, seconds[0]
 
 
-def compiled(run: Callable[[int], Any], n: int, steps: int) -> tuple[float, float]:
-    """Run-steps per second without the seconds of compiling, which come second."""
-    started = time.perf_counter()
-    note = run(steps)[0].config["compile"]
-    seconds = time.perf_counter() - started
-    making = float(note.removeprefix("compiled in ").removesuffix(" s"))  # anything else: it was not compiled
-    return n * steps / (seconds - making), making
+def compiled(run: Callable[[int], Any], n: int, steps: int, asked: argparse.Namespace) -> tuple[float, float]:
+    """Run-steps per second of what was compiled, and the seconds of compiling it the first time."""
+    note = run(2)[0].config["compile"]
+    seconds = float(note.removeprefix("compiled in ").removesuffix(" s"))  # anything else: it was not compiled
+    return rate(run, n, steps, asked)[0], seconds
 
 
 def bare_loop(task: Task, optimizer: str, n: int, steps: int) -> None:
@@ -158,7 +156,7 @@ def measure(name: str, n: int, asked: argparse.Namespace) -> dict[str, Any]:
             found, start = rate(run, runs, count, asked)
             best[way], once[way] = max(best[way], found), min(once.get(way, start), start)
     if asked.compiled:
-        best["compiled"], once["compiled"] = compiled(batched(compile=True), n, steps)
+        best["compiled"], once["compiled"] = compiled(batched(compile=True), n, steps, asked)
     row: dict[str, Any] = {"point": name, "n": n, "steps": steps, "optimizer": optimizer, "rates": best, "once": once}
     if asked.device == "cpu":
         choice = choose(task, OptimizerSpec.parse(optimizer), cells, steps=100_000)
