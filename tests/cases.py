@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from lrscope.schedules import Linear
 from lrscope.tasks import Batches, Task
 from lrscope.tasks.models import CNN, GPT, MLP
+from lrscope.training import Cell
 
 NUM_TRAIN, NUM_EVAL, BATCH_SIZE = 20, 12, 8
 FEATURES, CLASSES, VOCAB, LENGTH = 6, 3, 11, 7
@@ -126,6 +128,11 @@ def _simple(name: str, make: Callable[[], nn.Module], loss_fn: Any = cross_entro
         return task(name, make, loss_fn, data(dtype, kind), dtype, metrics=metrics)
 
     return make_task
+
+
+def cells(rates: tuple[float, ...] = (0.02, 0.1), seeds: tuple[int, ...] = (0, 1), steps: int = 40) -> list[Cell]:
+    """A warmup to each rate from each seed."""
+    return [Cell(Linear(0.0, lr, steps), seed=seed) for seed in seeds for lr in rates]
 
 
 def dict_batches(dtype: torch.dtype = torch.float32) -> Task:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,14 +90,12 @@ class Chunk:
         Raises:
             Drifted: What is played is no longer what the model computes.
         """
-        if isinstance(self.gradients, Program):
+        if self.updates is None:
             return
-        for i, draw in enumerate(draws):
-            kind = tuple(draw[seed].kind for seed in dict.fromkeys(self.seeds))
-            if kind not in self._known or (step in CHECKED and i == 0):
-                self._known.add(kind)
-                self.gradients.prepare(step, *self._joined(draw))
-            if self.updates is not None and step > 0:
+        if step in CHECKED:
+            self.updates.captured.prepare(step, *self._joined(draws[0]))
+        if step > 0:
+            for draw in draws:
                 self.updates.prepare(draw)
 
     def advance(self, step: int, draws: Iterable[Draw]) -> None:
@@ -179,7 +177,6 @@ class Chunk:
             if isinstance(self.gradients, Captured)
             else None
         )
-        self._known: set[Hashable] = set()  # kinds of batches that were prepared for
 
     def _joined(self, draw: Draw) -> tuple[Batch, Any]:
         """One batch for all places, shared if all cells have one seed, and which of its leaves are stacked."""

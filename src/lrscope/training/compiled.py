@@ -109,10 +109,6 @@ class Compiled:
     def __init__(self, program: Program, compiler: Compiler) -> None:
         self.program, self.compiler = program, compiler
 
-    def prepare(self, step: int, batch: Batch, dims: Any) -> None:  # noqa: ARG002
-        """Compile for batches like this one."""
-        self.compiler.of(self.program, batch, dims)
-
     def gradients(self, batch: Batch, dims: Any) -> tuple[Tensor, Tensor]:
         """As :meth:`Program.gradients`."""
         program, found = self.program, self.compiler.of(self.program, batch, dims)

@@ -7,27 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from cases import TASKS, cross_entropy, mlp
+from cases import TASKS, cells, cross_entropy, mlp
 from lrscope.isolation import mode_of
-from lrscope.schedules import Constant, Linear
+from lrscope.schedules import Constant
 from lrscope.tasks import digits, topics
 from lrscope.training import Cell, choice, chunk, replicas, run_cells
 from lrscope.training.captured import Captured, Drifted, Graphs, Lane
 from lrscope.training.feed import Feed
 from lrscope.training.lanes import keeps
 from lrscope.training.program import Program, examine
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def cells(rates=(0.02, 0.1), seeds=(0, 1), steps=40):
-    return [Cell(Linear(0.0, lr, steps), seed=seed) for seed in seeds for lr in rates]
 
 
 def both(task, optimizer, todo, steps, **options):

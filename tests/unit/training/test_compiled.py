@@ -8,26 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from cases import TASKS, cross_entropy, mlp
+from cases import TASKS, cells, cross_entropy, mlp
 from lrscope.errors import LrscopeWarning
-from lrscope.schedules import Constant, Linear
+from lrscope.schedules import Constant
 from lrscope.training import Cell, replicas, run_cells
 
 inductor = pytest.importorskip("torch._inductor.config")
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler on this machine")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def cells(rates=(0.02, 0.1), seeds=(0, 1), steps=40):
-    return [Cell(Linear(0.0, lr, steps), seed=seed) for seed in seeds for lr in rates]
 
 
 def whole(name):

@@ -18,11 +18,8 @@ LEVELS = ["highest", "high", "medium"]
 
 @pytest.fixture(autouse=True)
 def _as_found():
-    """One thread, and torch's own default before and after each test."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Torch's own default after each test."""
     yield
-    torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
 
 

@@ -22,15 +22,6 @@ from lrscope.training.choice import Choice
 from lrscope.training.lanes import threads
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    # The tensors are tiny: on a busy machine threads would only wait for each other.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def warm(peak, steps=40):
     return Linear(0.0, peak, steps // 4).then(Linear(peak, 0.0, steps - steps // 4))
 
